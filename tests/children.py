@@ -11,7 +11,7 @@ from typing import Any
 
 
 async def in_child(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """What `work` returns in a child process, in an event loop of its own."""
+    """Run `work` in a child process with its own event loop. Returns its result."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,6 +1,6 @@
-"""Commands to PostgreSQL on a connection of their own, past any pool.
+"""Commands to PostgreSQL on their own connection, bypassing any pool.
 
-Drop a database as the administrator: its owner may not end the worker of autovacuum that visits it.
+Drop a database as the administrator, because its owner may not end an autovacuum worker in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if ON_CITUS:
 
 
 async def execute(settings: PostgresSettings, *commands: str) -> None:
-    """One after the other, each in a transaction of its own."""
+    """Execute the statements in order, each in its own transaction."""
     connection = await connect(settings)
     try:
         for command in commands:

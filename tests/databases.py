@@ -17,11 +17,11 @@ from rights import in_a_copy
 
 EMPTY = f"TRUNCATE {', '.join(sorted({*TABLES} - {'hubbub_schema_version'}))} RESTART IDENTITY"
 
-# A change of a catalog adds a row of a newer transaction, or takes one away. The statistics of ANALYZE are among
-# them: they would change the plans of the next test.
+# A change of a catalog adds a row of a newer transaction, or removes a row. The catalogs include the statistics of
+# ANALYZE, which would change the plans of the next test.
 ROWS = (
     *(
-        f"{catalog} WHERE {oid} >= 16384"  # the first that is not of PostgreSQL itself
+        f"{catalog} WHERE {oid} >= 16384"  # smaller ids belong to PostgreSQL itself
         for catalog, oid in (
             *(("pg_class", "oid"), ("pg_attribute", "attrelid"), ("pg_statistic", "starelid")),
             *(("pg_constraint", "oid"), ("pg_index", "indexrelid"), ("pg_trigger", "oid")),
@@ -38,7 +38,7 @@ STATE = f"""
         || (SELECT (datconnlimit, datacl) FROM pg_database WHERE datname = current_database())
 """
 
-# A connection of a process that outlives its test, or was not closed, or tables that a test has moved.
+# A connection that was not closed or whose process outlives its test, or tables that a test has moved.
 IS_IN_USE_OR_MOVED = """
     SELECT to_regclass('public.hubbub_schema_version') IS NULL OR EXISTS (
         SELECT FROM pg_stat_activity
@@ -55,10 +55,10 @@ class Databases:
         self._administrator = administrator
         self._template = template
         self._clean: list[tuple[str, str]] = []
-        """The names of those that no test has, with their states."""
+        """The names of the databases that no test uses, with their states."""
 
     async def take(self) -> tuple[PostgresSettings, str]:
-        """A database, and its state, with which it is to be given back."""
+        """A database and its state, both of which are passed to `give_back`."""
         if not self._clean:
             name = f"test_{uuid4().hex}"
             create = f"CREATE DATABASE {name} OWNER {self._owner.user} TEMPLATE {self._template}"
@@ -79,7 +79,7 @@ class Databases:
             )
             if is_whole:
                 await connection.execute(EMPTY)
-                # Else an autovacuum is due for the changes of this test, and changes plans of the next one.
+                # Otherwise an autovacuum for the changes of this test would change plans of the next test.
                 await connection.execute("SELECT pg_stat_reset()")
                 self._clean.append((name, await connection.fetchval(STATE)))
         finally:

@@ -1,9 +1,9 @@
-"""A program that opens a hub, forks, and goes on. The child ends as a program does: with its garbage collected.
+"""A program that opens a hub, forks, and continues. The child ends like a program: its garbage is collected.
 
     forking.py SETTINGS
 
-SETTINGS are the variables of `Settings.to_env` as JSON. The parent prints "unharmed" when all that it held before
-the fork is as it was.
+SETTINGS are the variables of `Settings.to_env` as JSON. The parent prints "unharmed" if everything that it held
+before the fork still works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import hubbub
 
 
 class Held:
-    """What the parent holds when it forks."""
+    """The objects of the parent at the fork."""
 
     def __init__(self, hub: hubbub.Hub) -> None:
         self.hub = hub

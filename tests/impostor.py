@@ -1,4 +1,4 @@
-"""A server whose replies a test writes, for behaviour that a real one cannot be made to show."""
+"""A server whose replies are written by the test, for behaviour that a real server cannot be made to show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def command(reader: asyncio.StreamReader, parser: hiredis.Reader) -> list[
 async def handshake(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, glued: bytes = b""
 ) -> hiredis.Reader:
-    """Answer all of the handshake, with `glued` in one piece with the last reply."""
+    """Answer the whole handshake. `glued` follows the last reply in the same write."""
     parser = hiredis.Reader()
     while True:
         words = await command(reader, parser)
@@ -52,7 +52,7 @@ async def impostor(talk: Talk, tls: SSLContext | None = None) -> AsyncIterator[R
         try:
             await talk(reader, writer)
         except (EOFError, ConnectionError):
-            pass  # the client left, as it may
+            pass  # the client may disconnect
         finally:
             writer.close()
             running.discard(task)

@@ -1,4 +1,4 @@
-"""Reads the whole log of a room straight from the tables, for tests that compare it with what was done."""
+"""Reads the whole log of a room from the tables, for tests that compare it with the calls that were made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAD = Statement("test.head", int, "SELECT last_seq FROM rooms WHERE id = $1")
 
 
 async def log_of(executor: Executor, room_id: UUID) -> list[str]:
-    """The kinds of the entries in order, after checking that their seqs are 1..last_seq without a hole."""
+    """The kinds of the entries in order, after a check that their seqs are 1 to last_seq."""
     entries = await executor.fetch_all(LOG, room_id)
     head = await executor.fetch_one(HEAD, room_id)
     assert [seq for seq, _ in entries] == list(range(1, (head or 0) + 1))

@@ -1,4 +1,4 @@
-"""The cost of a statement as the server counts it: pages and rows, which the load of the machine cannot change."""
+"""The cost of a statement in pages and rows, which do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hubbub.postgres.connection import Connection
 
 
 async def pages_touched(connection: Connection, statement: Statement[Any], *arguments: object) -> int:
-    """The pages that the statement reads and writes under its generic plan. Its changes are rolled back."""
+    """The pages that the statement reads and writes by its generic plan. Its changes are rolled back."""
     plan = await _plan(connection, statement, arguments, "force_generic_plan")
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 async def rows_read(connection: Connection, statement: Statement[Any], *arguments: object) -> dict[str, int]:
-    """The rows that the statement takes from each table, also in vain, under the worse of its plans.
+    """The rows that the statement reads from each table, including discarded ones, by the worse of its plans.
 
     Its changes are rolled back.
     """

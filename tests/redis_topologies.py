@@ -1,4 +1,4 @@
-"""Several Redis servers that are one for an application: a master with Sentinels, and a cluster."""
+"""Several Redis servers that an application uses as one: a master with Sentinels, and a cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOWN_AFTER_SECONDS = 1.5
 
 
 async def ask(server: Server, *words: str | int, is_node: bool = False) -> Reply:
-    """The reply of this server, also if it is a node of a cluster."""
+    """The reply of this server, which may be a node of a cluster."""
     settings = replace(server.settings, cluster=is_node)
     connection = Connection(settings, connector=ServerConnector(settings, settings.addresses[0]))
     await connection.start()
@@ -59,7 +59,7 @@ class Watched:
         return fields["role"] if fields.get("master_link_status", "up") == "up" else "connecting"
 
     async def ready(self) -> None:
-        """Once the replica follows, and each Sentinel knows all others."""
+        """Wait until the replica follows, and each Sentinel has found all others."""
         await until_it_answers(self._is_ready)
 
     async def _is_ready(self) -> bool:
@@ -79,7 +79,7 @@ class Watched:
 
 
 async def ask_sentinel(sentinel: Server, *words: str | int) -> object:
-    """The reply of a Sentinel in RESP2. A `Connection` refuses one."""
+    """The reply of a Sentinel in RESP2. A `Connection` refuses Sentinels."""
     reader, writer = await asyncio.open_connection("127.0.0.1", sentinel.port)
     replies = hiredis.Reader()
     try:
@@ -95,7 +95,7 @@ async def ask_sentinel(sentinel: Server, *words: str | int) -> object:
 
 
 class Starter(ExitStack):
-    """Starts servers, each in a folder of its own, that end with the block."""
+    """Starts servers that end with the block, each in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Cluster:
 
     @property
     def settings(self) -> RedisSettings:
-        """The first node is the only seed."""
+        """Settings that name only the first node."""
         return replace(self.nodes[0].settings, cluster=True)
 
     def of(self, address: tuple[str, int]) -> Server:
@@ -159,7 +159,7 @@ class Cluster:
         return shards_in(reply, "127.0.0.1")
 
     async def form(self) -> None:
-        """Make a cluster of the nodes. Returns once all of them know all others."""
+        """Make a cluster of the nodes. Returns once each node has found all others."""
         first, *others = self.nodes
         for node in others:
             await self.ask(first, "CLUSTER", "MEET", "127.0.0.1", node.port)
@@ -174,11 +174,11 @@ class Cluster:
         await until_it_answers(self.is_whole)
 
     async def add_users(self) -> RedisSettings:
-        """Make the user of an application on each node. Returns its settings."""
+        """Create the user of an application on each node. Returns its settings."""
         _, *rules = user_line()
         for node in self.nodes:
             await self.ask(node, "ACL", "SETUSER", "hubbub", *rules, "&news")
-            with suppress(ReplyError):  # Redis 6.2 does not know the commands
+            with suppress(ReplyError):  # Redis 6.2 does not have the commands
                 await self.ask(node, "ACL", "SETUSER", "hubbub", *words_of_nodes())
         return as_redis_user(self.settings)
 
@@ -193,7 +193,7 @@ class Cluster:
         raise AssertionError(slot)
 
     async def move(self, slot: int, source: Server, target: Server) -> AsyncIterator[int]:
-        """Move a slot key by key, as `redis-cli --cluster reshard` does. Yields how many keys are left."""
+        """Move a slot key by key, like `redis-cli --cluster reshard`. Yields the number of remaining keys."""
         ids = [as_bytes(await self.ask(node, "CLUSTER", "MYID")).decode() for node in (source, target)]
         await self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         await self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
@@ -212,7 +212,7 @@ class Cluster:
         return as_bytes(await self.ask(node, "CLUSTER", "NODES")).splitlines()
 
     async def is_whole(self) -> bool:
-        """Whether each node that runs sees three primaries, each with a replica if all nodes run."""
+        """Whether each running node sees three primaries, each with a replica if all nodes run."""
         running = [node for node in self.nodes if node.runs]
         for node in running:
             shards = await self.shards(node)
@@ -228,7 +228,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, extra: Mapping[int, tuple[str, ...]] | None = None) -> Iterator[Cluster]:
-    """Six nodes, some with further lines of their configuration. Await `form` before use."""
+    """Six nodes, some with additional lines of configuration. Await `form` before use."""
     lines = (
         "cluster-enabled yes",
         f"cluster-node-timeout {NODE_TIMEOUT_SECONDS * 1000:.0f}",
@@ -240,7 +240,7 @@ def cluster(folder: Path, extra: Mapping[int, tuple[str, ...]] | None = None) ->
 
 
 def port_of_node() -> int:
-    """A free port of those whose cluster bus has a free one too, which is 10,000 further."""
+    """A free port whose cluster bus, 10,000 above it, is free as well."""
     while True:
         port = free_port()
         with socket.socket() as probe, suppress(OSError, OverflowError):

@@ -1,10 +1,10 @@
-"""Build what a release uploads, and try it where a user would install it. Nothing is uploaded.
+"""Build the files of a release, and install and try them as a user would. Nothing is uploaded.
 
     python tests/release.py FOLDER [VERSION ...]
 
 Each Python that is found gets two environments: one with the lowest version of each dependency that the metadata
-allow, and one with the newest. In each the wheel starts servers and runs the example of the README. A version of
-Python that is named has to be there.
+allow, and one with the newest. In each of them the wheel starts servers and runs the example of the README. A
+Python version among the arguments has to be installed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def metadata(wheel: Path) -> Distribution:
 
 
 def requirements(wheel: Path) -> Iterator[str]:
-    """What the wheel and its extras of `EXTRAS` need."""
+    """The requirements of the wheel and of its `EXTRAS`."""
     for requirement in metadata(wheel).requires or ():
         needed, _, marker = requirement.partition(";")
         if not marker or any(f"extra == '{extra}'" in marker.replace('"', "'") for extra in EXTRAS):
@@ -66,7 +66,7 @@ def requirements(wheel: Path) -> Iterator[str]:
 
 
 def find(version: str) -> Path | None:
-    """An interpreter of pyenv, or one on the PATH. There it may be a shim of pyenv that runs nothing."""
+    """An interpreter of pyenv, or on the PATH, where it may be a shim of pyenv that runs nothing."""
     pyenv = sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python"))
     on_path = shutil.which(f"python{version}")
     for python in [*pyenv, *([Path(on_path)] if on_path else [])]:
@@ -76,11 +76,11 @@ def find(version: str) -> Path | None:
 
 
 def try_out(wheel: Path, python: Path, folder: Path, tools: Path, resolution: str) -> str:
-    """Install the wheel and run the example of the README on servers of its own. Returns what was printed."""
+    """Install the wheel, and run the example of the README on its own servers. Returns the output."""
     venv_folder, needed = folder / "venv", folder / "requirements.txt"
     run(python, "-m", "venv", venv_folder)
     needed.write_text("\n".join(requirements(wheel)) + "\n")
-    # uv, because pip knows no lowest version. A dependency counts from the first version that has a wheel.
+    # uv, because pip cannot choose lowest versions. A dependency counts from its first version that has a wheel.
     install = (tools / "bin/uv", "pip", "install", "--quiet", "--python", venv_folder / "bin/python")
     run(*install, "--only-binary", ":all:", "--resolution", resolution, "--requirement", needed)
     run(*install, "--no-deps", wheel)

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def reports() -> Iterator[list[dict[str, Any]]]:
-    """A list that receives each report while the block runs."""
+    """A list of the reports during the block."""
     reported: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()

@@ -1,4 +1,4 @@
-"""The application of the tests: a role and a user with no more rights than the documents tell to give them."""
+"""The application of the tests: a role and a Redis user with exactly the rights in the documentation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ REDIS_USER = Path(__file__).parents[1] / "deploy" / "redis-user.conf"
 
 
 def superuser(owner: PostgresSettings, folder: Path) -> PostgresSettings:
-    """The one who made the cluster of the servers in this folder."""
+    """The superuser that made the cluster of the servers in this folder."""
     password = json.loads((folder / "passwords.json").read_text())["postgresql_superuser"]
     return replace(owner, user="postgres", database="postgres", password=password)
 
 
 def role() -> list[str]:
-    """The statements that make the role, for which `hubbub migrate grant` is then run."""
+    """The statements that create the role. `hubbub migrate grant` follows them."""
     return [f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{PASSWORD}'"]
 
 
 def in_a_copy(database: str) -> list[str]:
-    """What a copy of a granted database lacks: the rights on tables are copied, those on the database are not."""
+    """Grants that a copy of a granted database lacks. Only rights on tables are copied with it."""
     target = GrantTarget(database, "public", "nobody", exists=True, is_superuser=False, is_owner=False)
     return [sql for sql in grant_statements(target, ROLE) if " DATABASE " in sql]
 
@@ -38,26 +38,26 @@ def as_role(owner: PostgresSettings) -> PostgresSettings:
 
 
 def user_line() -> list[str]:
-    """The words of the file that makes the Redis user, after `user`, with a password."""
+    """The rule of the Redis user in the file of deploy, after `user`, with a password."""
     [line] = [line for line in REDIS_USER.read_text().splitlines() if line.startswith("user ")]
     return line.replace("PASSWORD_SHA256", sha256(PASSWORD.encode()).hexdigest()).split()[1:]
 
 
 def words_of_nodes() -> list[str]:
-    """Those of the same file for a node of a cluster that has sharded pub/sub."""
+    """The additional words of that file for a cluster node with sharded pub/sub."""
     [line] = [line for line in REDIS_USER.read_text().splitlines() if "+spublish" in line]
     return line.removeprefix("#").split()
 
 
 INSPECTING = ("+keys", "+exists", "+type", "+dbsize", "+echo", "+rpush", "+script", "+client", "+pubsub")
-"""Other commands that tests of one service send on its connection."""
+"""Additional commands that tests of one service send on its connection."""
 
 REDIS_USERS = {
     "hubbub": (),
     "inspecting": INSPECTING,
     "on-any-channel": (*INSPECTING, "&*"),
 }
-"""What each may do besides what the file gives it. As the first the tests of a whole hub run."""
+"""Additional rights of each Redis user. The tests of a whole hub run as the first one."""
 
 
 async def make_redis_users(settings: RedisSettings) -> None:

@@ -39,7 +39,7 @@ async def test_exception_that_ends_the_process_or_task_passes(end: type[BaseExce
 
 
 class Rounds:
-    """Counts the rounds of a task. Each waits for `go`, or raises the next of the errors."""
+    """Counts the rounds of a task. Each round waits for `go`, or raises the next of the errors."""
 
     def __init__(self) -> None:
         self.begun = 0

@@ -1,4 +1,4 @@
-"""Each background task of hubbub, started and closed in every way: none fails, none is left."""
+"""Each background task of hubbub is started and closed in every way. No task fails, and no task is left."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     ("services/typing_indicators.py", "'expiring typing'", lambda hub: hub.typing._expiry.task),
     ("services/typing_indicators.py", "'stopping typing'", lambda hub: hub.typing._stops.task),
 ]
-"""Every use of `BackgroundTask`: its module, its name as in the source, and where a hub has it."""
+"""Every use of `BackgroundTask`: its module, its name in the source, and its attribute in a hub."""
 
 LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
@@ -81,10 +81,10 @@ LOOPS_THAT_END = {
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
     ("sync.py", "_run"): "ends with the block of a thread, or with the loop",
 }
-"""Tasks with a loop that are not a `BackgroundTask`, and why: one that runs until it is closed has to be."""
+"""Tasks with a loop that are not a `BackgroundTask`, with the reason. Endless tasks have to be one."""
 
 LOOPS = {"asyncio", "loop", "_loop", ""}
-"""What `create_task` is called on for a task by itself. The last one is for `asyncio.get_running_loop()`."""
+"""The objects whose `create_task` starts a separate task. The last one is `asyncio.get_running_loop()`."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -127,13 +127,13 @@ def test_every_other_task_ends_by_itself() -> None:
 
 @pytest.fixture
 async def hub(servers: Settings) -> AsyncIterator[Hub]:
-    """A hub that is connected to Redis, without a task that was started. Each test has to end those it starts."""
+    """A hub that is connected to Redis, without started tasks. Each test has to end the tasks that it starts."""
     hub = Hub(servers)
     await hub._connection.start()
     await hub._subscriptions.start()
     before = asyncio.all_tasks()
     yield hub
-    await hub._pool.close()  # a statement that was cancelled with a task is drained by a task of the pool
+    await hub._pool.close()  # waits for the pool's tasks that drain cancelled statements
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     await hub._subscriptions.close()
     await hub._connection.close()
@@ -149,7 +149,7 @@ def task(request: pytest.FixtureRequest, hub: Hub) -> BackgroundTask:
 
 
 class Rounds:
-    """Counts the rounds of a task. The first `failing` raise an error instead of working."""
+    """Counts the rounds of a task. The first `failing` rounds raise an error."""
 
     def __init__(self, task: BackgroundTask, *, failing: int = 0) -> None:
         self.begun = self.ended = 0

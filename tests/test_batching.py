@@ -1,4 +1,4 @@
-"""Which requests share a batch, which wait, and what their callers get, without a server."""
+"""Requests that share a batch or wait, and the results of their callers, without a server."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ async def test_caller_who_finds_a_free_slot_waits_for_one_that_was_given_a_slot_
     await asyncio.sleep(0)
     slots.give_back()
     slots.give_back()
-    await get_slot(slots, got, 2)  # in the same turn: the first has not resumed
+    await get_slot(slots, got, 2)  # in the same turn, before the first waiter has resumed
     await first
     assert got == [1, 2]
 
@@ -203,7 +203,7 @@ async def test_slot_of_a_cancelled_waiter_goes_to_the_next() -> None:
     gone, assigned, last = (asyncio.create_task(get_slot(slots, got, number)) for number in (1, 2, 3))
     await asyncio.sleep(0)
     gone.cancel()
-    slots.give_back()  # to the second, which is cancelled before it resumes
+    slots.give_back()  # for the second waiter, which is cancelled before it resumes
     assigned.cancel()
     await last
     assert got == [3]
@@ -232,7 +232,7 @@ class Request(NamedTuple):
 
 
 class Statements:
-    """Records each batch. A batch ends once `gate` is open; the requests of keys in `locked` are put back."""
+    """Records each batch. A batch ends once `gate` is open. Requests of keys in `locked` are put back."""
 
     def __init__(self, *, gated: bool = False) -> None:
         self.batches: list[list[Request]] = []
@@ -317,7 +317,10 @@ async def test_requests_that_wait_for_a_statement_share_the_next() -> None:
     batcher = statements.batcher()
     calls = [call(batcher, number % 3, number) for number in range(10)]
     assert await asyncio.gather(*calls) == [Request(number % 3, number) for number in range(10)]
-    assert [len(batch) for batch in statements.batches] in ([1, 9], [1, 6, 3])  # those of the first key may wait
+    assert [len(batch) for batch in statements.batches] in (
+        [1, 9],
+        [1, 6, 3],
+    )  # the first key may wait
 
 
 async def test_further_workers_start_under_load_only() -> None:
@@ -355,7 +358,7 @@ async def test_parts_of_all_requests_are_in_flight_together() -> None:
     statements = Statements(gated=True)
     batcher = statements.batcher(committed=None, workers=2, load=40)
     calls = [call(batcher, number, number) for number in range(40)]
-    for _ in range(5):  # turns of the event loop: no statement is late
+    for _ in range(5):  # turns of the event loop, in which no statement is late
         await asyncio.sleep(0)
     assert [len(batch) for batch in statements.in_flight] == [20, 20]
     statements.gate.set()
@@ -531,7 +534,7 @@ async def test_cancelled_worker_answers_its_callers_and_the_rest_goes_on() -> No
 
 
 def shaken(pick: random.Random) -> Callable[[list[Request], float], Any]:
-    """A `run_many` that takes its time, fails some items, puts some back, and sometimes fails altogether."""
+    """A `run_many` that takes some time, fails some items, puts some back, and sometimes fails as a whole."""
     statements = Statements()
 
     async def run_many(batch: list[Request], deadline: float) -> list[Outcome[Request]]:

@@ -1,4 +1,4 @@
-"""The Python client, on a real server, through a line that is cut."""
+"""The Python client on a real server, through a proxy whose connections are cut."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def token(hub: Hub, ada: User) -> str:
     return await hub.sessions.create_session(ada.id)
 
 
-class Line:
-    """A proxy between the two, whose connections can be cut."""
+class CuttingProxy:
+    """A proxy between client and server. Its connections can be cut."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -63,13 +63,13 @@ class Line:
 
 
 @asynccontextmanager
-async def line(port: int) -> AsyncIterator[Line]:
-    line = Line(port)
-    server = await asyncio.start_server(line.carry, "127.0.0.1", 0)
-    line.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/chat"
+async def proxied(port: int) -> AsyncIterator[CuttingProxy]:
+    proxy = CuttingProxy(port)
+    server = await asyncio.start_server(proxy.carry, "127.0.0.1", 0)
+    proxy.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/chat"
     async with server:
-        yield line
-        line.cut()
+        yield proxy
+        proxy.cut()
 
 
 E = TypeVar("E", bound=FeedEvent)
@@ -83,13 +83,13 @@ async def next_of(kind: type[E], chat: client.Client) -> E:
     raise AssertionError("the iteration has ended")
 
 
-async def test_events_and_commands_survive_a_line_that_is_cut(
+async def test_events_and_commands_survive_cut_connections(
     hub: Hub, port: int, token: str, ada: User, bob: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "FIRST_PAUSE_SECONDS", 0.05)
     await hub.room_users.add(room.id, bob.id)
     seen: list[str] = []
-    async with line(port) as proxy, client.connect(proxy.url, token=token) as chat:
+    async with proxied(port) as proxy, client.connect(proxy.url, token=token) as chat:
         assert chat.user_id == ada.id
 
         async def read() -> None:
@@ -185,7 +185,7 @@ Handler = Callable[[ServerConnection, int], Awaitable[None]]
 
 @asynccontextmanager
 async def scripted(handle: Handler, **ready: object) -> AsyncIterator[str]:
-    """A gateway that answers `hello` with this `ready`, and then does what the test says with each connection."""
+    """A gateway that answers `hello` with this `ready`, and then runs the test's function on each connection."""
     number = 0
 
     async def connected(socket: ServerConnection) -> None:
@@ -203,7 +203,7 @@ async def scripted(handle: Handler, **ready: object) -> AsyncIterator[str]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
-    """The bounds of the pauses of clients, which do not wait."""
+    """The bounds of the pauses of clients, which then do not wait."""
     bounds: list[tuple[float, float]] = []
 
     def choose(*given: float) -> float:
@@ -265,7 +265,7 @@ async def test_server_that_closes_without_a_bye_gets_its_clients_back_within_its
     assert pauses == [(0.0, 15), (0.0, 1.0)]
 
 
-async def test_client_that_sent_too_much_waits_at_least_as_long_as_it_is_told(
+async def test_client_over_its_rate_waits_at_least_as_long_as_the_server_asks(
     pauses: list[tuple[float, float]],
 ) -> None:
     async def send_bye(socket: ServerConnection, number: int) -> None:
@@ -290,7 +290,7 @@ async def test_source_of_tokens_that_fails_or_is_slow_is_asked_again(
     async def ask() -> str:
         if len(answers) == 2:
             raise RuntimeError(answers.pop(0))
-        # A gateway waits for `hello` only so long, so no connection is open yet.
+        # A gateway closes connections without a `hello` after a while, so no connection is open yet.
         assert opened == []
         return answers[0]
 
@@ -319,7 +319,7 @@ async def test_command_that_is_too_large_is_refused_before_it_ends_the_connectio
         assert len(edited["content"]) == 10_000
 
 
-async def test_error_says_whether_the_change_may_have_been_made() -> None:
+async def test_error_reports_whether_the_change_may_have_been_made() -> None:
     async def answer(socket: ServerConnection, _: int) -> None:
         ref = msgspec.json.decode(await socket.recv())["ref"]
         error = {"error": "temporarily-unavailable", "detail": "", "retry": False, "outcome_unknown": True}

@@ -123,6 +123,6 @@ def test_page_ends_at_its_limit_with_a_cursor_of_its_last_item() -> None:
 
 
 def test_cursor_is_readable() -> None:
-    """It holds no secret: access to a list does not depend on it."""
+    """A cursor has no secret, and access to a list does not depend on it."""
     cursor = SEQS.encode(ONE, 7)
     assert msgspec.json.decode(urlsafe_b64decode(cursor + "==")) == ["seqs", str(ONE), 7]

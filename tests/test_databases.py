@@ -1,4 +1,4 @@
-"""Tests get a database that no other test has changed."""
+"""Each test gets a database that no other test has changed."""
 
 from __future__ import annotations
 

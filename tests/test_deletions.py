@@ -1,4 +1,4 @@
-"""Accounts and rooms with more rows than a step deletes: hidden at once, and deleted by whoever comes next."""
+"""Accounts and rooms with more rows than a step are hidden at once. The next caller completes their deletion."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ NOTHING = (0, 0, 0, 0, 0, 0, 0)
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @pytest.fixture
 def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Have deletions end after so many steps, the next of them undone."""
+    """Interrupt deletions after this many steps. The next step is undone."""
 
     def cut_after(steps: int) -> None:
         async def step(
@@ -119,7 +119,7 @@ async def raises(error: type[Exception], *calls: Awaitable[object]) -> None:
 
 
 class Busy(NamedTuple):
-    """Bob has created a room, and has written much in it."""
+    """A chat in which Bob has created a room and sent many messages to it."""
 
     hub: Hub
     ada: User
@@ -273,8 +273,8 @@ async def test_account_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     assert log == ["joined", "joined", *["sent"] * (MESSAGES + 1), "left"]
 
 
-async def test_account_is_deleted_whatever_names_others_have(busy: Busy, pool: Pool) -> None:
-    """A stranger can know the id of an account."""
+async def test_account_is_deleted_even_if_others_have_its_id_in_their_names(busy: Busy, pool: Pool) -> None:
+    """A stranger can see the id of an account."""
     hub, bob = busy.hub, busy.bob
     names = [f"deleted-{id}" for id in (bob.id, bob.id.hex, bob.username)]
     strangers = [await hub.users.create(None, name, None) for name in names]
@@ -322,7 +322,7 @@ async def test_admin_goes_on_with_a_deletion_that_was_cut(
 async def test_room_with_many_receipts_is_deleted_in_bounded_steps(
     hub: Hub, pool: Pool, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twenty readers of each message: more receipts than a step takes belong to less than a page of messages."""
+    """Each message has twenty readers, so less than a page of messages has more receipts than a step deletes."""
     room = await hub.rooms.create("read by all", created_by=ada.id)
     readers = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(20)]
     await hub.room_users.add_many(room.id, [one.id for one in readers])
@@ -416,7 +416,7 @@ async def test_user_who_goes_on_joining_rooms_is_deleted(
     conflicts = [LockNotAvailable("postgresql", "a lock was not available")] * (DELETE_ATTEMPTS - 1)
 
     async def joining(transaction: OpenTransaction, statement: Statement[Any], *args: object) -> object:
-        if statement is deletions.LOCK_ACCOUNT:  # the rooms of the user were left before
+        if statement is deletions.LOCK_ACCOUNT:  # after the user has left all rooms
             if len(joined) == DELETE_ATTEMPTS - 1 and conflicts:  # before the attempt that hides the account
                 raise conflicts.pop()
             with suppress(NotFound):
@@ -431,7 +431,7 @@ async def test_user_who_goes_on_joining_rooms_is_deleted(
     assert await pool.fetch_one(ROWS, bob.id) == NOTHING
 
 
-async def test_deletion_that_cannot_begin_says_why(
+async def test_deletion_that_cannot_begin_raises_the_reason(
     hub: Hub, pool: Pool, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch_one = OpenTransaction.fetch_one
@@ -446,7 +446,7 @@ async def test_deletion_that_cannot_begin_says_why(
 
     monkeypatch.setattr(OpenTransaction, "fetch_one", joining)
     with pytest.raises(Unavailable, match="the user goes on joining rooms"):
-        async with hub.transaction() as tx:  # which hides no account
+        async with hub.transaction() as tx:  # a transaction hides no account
             await tx.users.delete(bob.id)
     monkeypatch.setattr(OpenTransaction, "fetch_one", conflicting)
     with pytest.raises(Unavailable, match="a lock was not available"):
@@ -482,7 +482,7 @@ async def test_account_in_more_rooms_than_a_step_takes_leaves_each_of_them(
     assert await pool.fetch_one(ROWS, bob.id) == NOTHING
 
 
-async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_own(
+async def test_deletion_raises_at_its_deadline_and_maintain_returns_at_its_own(
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def step(
@@ -505,7 +505,7 @@ async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_
     assert await busy.hub.maintain() == MaintenanceResult(accounts=0, rooms=0, unfinished=0)
 
 
-async def test_one_that_cannot_be_deleted_keeps_no_other_from_it(
+async def test_account_that_cannot_be_deleted_does_not_block_other_deletions(
     busy: Busy, pool: Pool, postgres_settings: PostgresSettings, cut_after: Callable[[int], None]
 ) -> None:
     """A table of the application refers to the account."""
@@ -525,7 +525,7 @@ async def test_one_that_cannot_be_deleted_keeps_no_other_from_it(
     assert (await hub.maintain()).unfinished == 0
 
 
-async def test_in_a_transaction_few_rows_are_deleted_and_many_refused(
+async def test_deletion_in_a_transaction_is_made_for_few_rows_and_refused_for_many(
     busy: Busy, pool: Pool, cut_after: Callable[[int], None]
 ) -> None:
     hub, ada = busy.hub, busy.ada
@@ -579,10 +579,10 @@ READS_HIDDEN = {
     "history.",
     "presence.page_of_users",
 }
-"""The statements that need not leave out what is hidden, by the start of their names."""
+"""Statements that may read hidden rows, by the start of their names."""
 
 
-def test_every_statement_of_the_application_leaves_out_what_is_hidden() -> None:
+def test_every_statement_of_the_application_leaves_out_hidden_rows() -> None:
     tables = ("FROM users", "FROM rooms", "FROM room_users", "FROM messages", "UPDATE users", "UPDATE room_users")
     missing = {
         name
@@ -597,8 +597,8 @@ def test_every_statement_of_the_application_leaves_out_what_is_hidden() -> None:
         "changes.take",
         "replicas.head",
         "replicas.heads",
-    }  # whether there is something to read, and from where
-    assert missing == locks | positions  # which show nothing
+    }  # they only find new entries and their positions
+    assert missing == locks | positions  # these return no content
 
 
 STEPS: dict[str, tuple[object, ...]] = {
@@ -610,7 +610,7 @@ STEPS: dict[str, tuple[object, ...]] = {
     "_MESSAGES": (0,),
     "_EVENTS": (0,),
 }
-"""The statements of steps, with their arguments after the id."""
+"""The statements of steps, with the arguments after the id."""
 OF_ROOM = ("_MEMBERS", "_MESSAGES", "_EVENTS")
 
 FILL_ALL = """
@@ -668,7 +668,7 @@ async def test_step_reads_few_rows_beside_its_own(
 ) -> None:
     """Steps that read a whole table, or all rows of a large room, would make the deletion quadratic.
 
-    Most rooms and users have few rows, so a plan for any parameter expects few.
+    Most rooms and users have few rows, so a generic plan expects few.
     """
     connection = await connect(postgres_settings)
     read: dict[str, int] = {}

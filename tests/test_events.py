@@ -1,4 +1,4 @@
-"""The table of event kinds, and every place that has to know each of them."""
+"""The table of event kinds, and all places that have to list each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes of a process with an open hub. The parent must not notice them."""
+"""Child processes of a process with an open hub. They must not affect the parent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AT_ONCE_SECONDS = 5
 
 @pytest.fixture
 def settings(settings: Settings, servers: Settings) -> Settings:
-    """With a Redis user who may listen on a channel of the application's own."""
+    """Settings of a Redis user who may listen on a channel of the application."""
     return replace(settings, redis=servers.redis)
 
 
@@ -201,7 +201,7 @@ async def test_every_call_from_loop_of_another_thread_is_refused(hub: Hub, room:
     assert (await hub.users.get(ada.id)).username == "ada"
 
 
-async def test_refusal_is_a_hubbub_error_that_says_what_to_do(hub: Hub, ada: User) -> None:
+async def test_refusal_is_a_hubbub_error_with_the_remedy(hub: Hub, ada: User) -> None:
     async def ask() -> str:
         try:
             await hub.users.get(ada.id)

@@ -1,4 +1,4 @@
-"""Every value that hubbub returns, as a type for FastAPI, Pydantic, Litestar and msgspec's own schemas."""
+"""Every value that hubbub returns is a type for FastAPI, Pydantic, Litestar and the schemas of msgspec."""
 
 # ruff: noqa: ANN401 - the subject here is annotations themselves, which have no type of their own
 
@@ -59,7 +59,7 @@ def types_in(annotation: object) -> Iterator[type[Any]]:
 
 
 def results_of(part: object) -> Iterator[type[Any]]:
-    """The types in the results of its public methods, and of its public attributes."""
+    """The result types of the public methods of a class, and the types of its public attributes."""
     for name, method in inspect.getmembers(part, inspect.ismethod):
         if not name.startswith("_"):
             yield from types_in(get_type_hints(method).get("return"))
@@ -67,7 +67,7 @@ def results_of(part: object) -> Iterator[type[Any]]:
 
 
 def public_values() -> list[type[Any]]:
-    """The structs among the public names, in the results of operations, and in the fields of both."""
+    """The structs among the public names, in the results of operations, and in their fields."""
     hub = Hub(Settings.from_urls("postgresql://ada@localhost/chat", "redis://localhost"))
     found = [kind for name in hubbub.__all__ for kind in types_in(getattr(hubbub, name))]
     for owner in (hub, *(getattr(hub, part) for part in PARTS)):
@@ -83,7 +83,7 @@ of_each_value = pytest.mark.parametrize("kind", VALUES)
 
 
 def example(annotation: Any) -> Any:
-    """A value of a type that occurs in a field."""
+    """An example of a field's type."""
     arguments = get_args(annotation)
     if isinstance(annotation, TypeVar):
         return "anything"

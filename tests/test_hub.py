@@ -311,7 +311,7 @@ async def test_call_of_several_steps_has_one_deadline(
     step: str,
     call: Callable[[Hub, User], Awaitable[object]],
 ) -> None:
-    """Even if none of its steps ends."""
+    """This holds even if no step ends."""
 
     async def never(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
@@ -341,7 +341,7 @@ async def test_disconnect_stops_typing(settings: Settings, ada: User, room: Room
 async def test_close_does_not_wait_for_an_abandoned_transaction_that_has_locked_a_room(
     settings: Settings, ada: User, room: Room
 ) -> None:
-    """Nor does the send that waits for the lock, and is sent."""
+    """The send that waits for the lock does not wait for it either, and is sent."""
     hub = await Hub(replace(settings, postgres=replace(settings.postgres, deadline_seconds=600))).start()
     entered = asyncio.Event()
 
@@ -455,7 +455,7 @@ async def test_change_of_hub_that_would_wait_for_own_transaction_is_refused_at_o
     await hub.room_users.remove(other.id, bob.id)
     of_bob, of_ada = (room.id, bob.id), (room.id, ada.id)
 
-    # By its first part a transaction locks a row, for which the second would wait.
+    # The first call locks a row in a transaction, and the second call would wait for that row.
     membership: list[Lock] = [
         lambda tx: tx.receipts.mark_read(*of_bob, up_to=1),
         lambda tx: tx.receipts.mark_unread(*of_bob, from_seq=1),
@@ -582,7 +582,7 @@ async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_che
 
 @contextmanager
 def described(*lambdas: Callable[..., object]) -> Iterator[None]:
-    """Names the lines of the case that fails."""
+    """The source lines of a case, as the name of a failed test."""
     try:
         yield
     except BaseException as error:

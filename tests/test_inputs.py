@@ -1,4 +1,4 @@
-"""Input that is refused before it reaches a server, and input that is accepted unchanged or in its normal form."""
+"""Input is refused before it reaches a server, or accepted unchanged or in its normal form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "hunter2"
 NOT_TEXT: list[object] = [None, 5, b"bytes", ["a"], object()]
 NOT_STORABLE = ["a\0b", "\0", "a\ud800", "\udfff", "\ud83d \ude00"]
 
-# Default_Ignorable_Code_Point of Unicode 14, by the data of Perl 5.36, without most of the tags at its end.
+# Default_Ignorable_Code_Point of Unicode 14, from the data of Perl 5.36, without most of the tags at its end.
 IGNORABLE = {
     *("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u3164\ufeff\uffa0"),
     *map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10))),
@@ -268,7 +268,7 @@ def test_username_with_invisible_characters_is_refused(value: str) -> None:
     assert reason(lambda: inputs.username(value), "username") == "must not contain control or invisible characters"
 
 
-def test_username_that_composes_to_more_than_50_characters_is_refused() -> None:
+def test_username_whose_composed_form_exceeds_50_characters_is_refused() -> None:
     assert reason(lambda: inputs.username("\u0958" * 26), "username") == "must have at most 50 characters"
 
 
@@ -336,14 +336,12 @@ def test_key_of_a_name_is_equal_for_its_other_case_its_forms_and_its_key(name: s
 
 @patient
 @given(name=names, mark=st.sampled_from(INVISIBLE), position=st.integers(0, 20))
-def test_invisible_mark_never_makes_another_name_nor_a_name_of_nothing(
-    name: str, mark: str, position: int
-) -> None:
+def test_invisible_mark_never_makes_another_name_or_an_empty_one(name: str, mark: str, position: int) -> None:
     marked = name[:position] + mark + name[position:]
     if shows_nothing(name):
         reason(lambda: inputs.username(marked), "username")
     else:
-        # A mark can part a letter from its accent. Then it is drawn as another letter, and compared as without it.
+        # A mark can separate a letter from its accent. This changes the drawing, but not the comparison.
         assert inputs.same_name(marked) in {
             inputs.same_name(name),
             inputs.same_name(normalize("NFD", name[:position]) + normalize("NFD", name[position:])),

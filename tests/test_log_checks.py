@@ -1,4 +1,4 @@
-"""A check is only worth something if it finds what it looks for. Each violation is made up here and found."""
+"""The checks find each kind of violation in logs and events that are made up for them."""
 
 from __future__ import annotations
 

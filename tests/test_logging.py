@@ -28,7 +28,7 @@ OF_A_TERMINAL = ("cli", "__main__.py")
 
 @cache
 def _calls() -> list[tuple[str, str, ast.Call]]:
-    """Every call in the package: its file, the name of the function, the call."""
+    """Every call in the package, with its file and the name of the function."""
     calls = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,4 +1,4 @@
-"""The repositories in a transaction of the application's, on connections of asyncpg and of SQLAlchemy."""
+"""The repositories in a transaction of the application, on connections of asyncpg and SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 def announced(hub: Hub) -> list[str]:
-    """The contents of messages that were announced, and of read marks and profiles."""
+    """The announced messages, by content, and the announced read marks and profiles."""
     contents: list[str] = []
     hub._commits.on(MessagesSent, lambda change: contents.extend(message.content for message in change.messages))
     hub._commits.on(ReadMarkMoved, lambda change: contents.append(f"read {change.last_read_seq}"))
@@ -277,7 +277,7 @@ async def test_deadline_ends_a_statement_and_the_connection(
 async def test_refusal_leaves_the_transaction_of_the_application_usable(
     hub: Hub, connection: asyncpg.Connection[Any], ada: User, bob: User, room: Room
 ) -> None:
-    """An operation that may fail runs in a savepoint of hubbub's."""
+    """hubbub runs an operation that may fail in its own savepoint."""
     async with hub.on(connection) as chat, connection.transaction():
         sent = await chat.messages.send(room.id, ada.id, "tea")
         again = await chat.messages.send(room.id, ada.id, "tea", id=sent.id)
@@ -394,7 +394,7 @@ async def test_announcement_waits_for_a_second_call_while_postgresql_cannot_be_a
 async def test_first_statement_of_a_session_is_in_its_transaction(
     hub: Hub, engine: AsyncEngine, announced: list[str], ada: User, room: Room
 ) -> None:
-    """SQLAlchemy has sent no BEGIN by then."""
+    """At this point SQLAlchemy has not sent BEGIN."""
     async with AsyncSession(engine) as session:
         await hub.on(session).messages.send(room.id, ada.id, "undone")
         await session.rollback()
@@ -447,7 +447,7 @@ async def test_savepoint_of_a_session_that_is_rolled_back_is_not_announced(
         chat = hub.on(session)
         async with session.begin():
             with suppress(Oops):
-                async with session.begin_nested():  # nothing was sent to the server yet
+                async with session.begin_nested():  # nothing has been sent to the server yet
                     await chat.messages.send(room.id, ada.id, "undone")
                     async with session.begin_nested():
                         await chat.users.update_profile(ada.id, username="undone")
@@ -501,7 +501,7 @@ async def test_cancelled_statement_of_a_session_is_rolled_back(
 async def test_session_that_has_joined_a_transaction_of_its_connection_does_not_announce_before_the_commit(
     hub: Hub, engine: AsyncEngine, announced: list[str], ada: User, room: Room
 ) -> None:
-    """As test suites do it: everything is rolled back at the end, whatever was committed."""
+    """Test suites do so: at the end everything is rolled back, even if it was committed."""
     async with engine.connect() as outer:
         await outer.begin()
         async with AsyncSession(outer, join_transaction_mode="create_savepoint") as session:
@@ -558,7 +558,7 @@ async def test_block_around_the_connection_of_sqlalchemy(
     assert announced == ["tea"]
 
 
-# A change by the hub, which would wait for the application's COMMIT
+# Changes by the hub that would wait for the application's COMMIT
 
 
 async def refused(change: Awaitable[object]) -> None:

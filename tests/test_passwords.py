@@ -29,7 +29,7 @@ async def passwords() -> AsyncIterator[Passwords]:
 
 
 class Gate:
-    """Replaces bcrypt where a test decides how long a hash takes."""
+    """Replaces bcrypt in tests that decide how long a hash takes."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -70,7 +70,7 @@ async def test_hashes_are_compatible_with_other_implementations_of_bcrypt(passwo
     for prefix in (b"2a", b"2b"):
         theirs = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4, prefix))
         assert await passwords.verify(SECRET, theirs.decode())
-        # The $2y$ of PHP is $2b$ by another name.
+        # The $2y$ of PHP is another name of $2b$.
         assert await passwords.verify(SECRET, theirs.decode().replace("$2b$", "$2y$"))
 
 
@@ -157,7 +157,7 @@ async def test_value_that_is_not_a_bcrypt_hash_matches_nothing(passwords: Passwo
 async def test_unknown_user_malformed_password_and_wrong_password_cost_the_same(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each computes one hash of the same cost. The times would depend on the load of the machine."""
+    """Each attempt computes one hash of the same cost. Times would depend on the load of the machine."""
     hashed = await passwords.hash(SECRET)
     costs: list[str] = []
     matches = module._matches
@@ -184,7 +184,7 @@ async def test_unknown_user_malformed_password_and_wrong_password_cost_the_same(
 async def test_hash_of_a_lower_cost_takes_the_work_of_an_unknown_user(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch, cost: int
 ) -> None:
-    """Otherwise the time would reveal which users exist after the cost was raised. Each step doubles the work."""
+    """Otherwise the time would reveal existing users after the cost was raised. Each step doubles the work."""
     work: list[int] = []
     hashpw, checkpw = bcrypt.hashpw, bcrypt.checkpw
 
@@ -244,7 +244,7 @@ async def test_calls_with_a_key_of_their_own_overtake_a_flood_with_one_key(gate:
         asyncio.create_task(passwords.hash(f"flood {n}", keys=["address x", f"login {n}"])) for n in range(20)
     ]
     await computing(gate)
-    # The second has a login that the flood tries as well, the last the address of the flood.
+    # The flood also tries the login of the second call. The last call has the address of the flood.
     others = [("a", "y"), ("5", "z"), ("b", "y"), ("c", "x")]
     calls = [
         asyncio.create_task(passwords.hash(f"{login} {address}", keys=[f"login {login}", f"address {address}"]))
@@ -293,7 +293,7 @@ async def test_full_queue_refuses_the_last_call_of_the_flood_instead_of_another(
 async def test_queue_serves_each_call_once_and_forgets_its_keys(
     calls: list[tuple[str, str]], threads: int
 ) -> None:
-    """Whatever the keys, and although every third caller gives up."""
+    """This holds for any keys, although every third caller gives up."""
     passwords = Passwords(cost=10, threads=threads, max_waiting=12)
     started: list[int] = []
 
@@ -321,7 +321,7 @@ async def test_waiting_calls_raise_unavailable_at_the_deadline(gate: Gate) -> No
     assert [str(error) for error in errors] == ["hub: no password hash was computed within 0.1 s"] * 3
     gate.open.set()
     await passwords.close()
-    assert gate.done == [SECRET.encode()]  # the waiting ones were never started
+    assert gate.done == [SECRET.encode()]  # the waiting calls were never started
 
 
 async def test_cancelled_call_frees_its_place_in_the_queue_but_not_its_thread(gate: Gate) -> None:

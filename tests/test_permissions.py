@@ -1,4 +1,4 @@
-"""Every cell of the tables in docs/permissions.md, and the races of a check with a change."""
+"""Every cell of the tables in docs/permissions.md, and races between a check and a change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HIDE: Final = Statement("tests.hide", int, "INSERT INTO hubbub_deletions (id, is
 
 
 class Row(NamedTuple):
-    """A line of a table: an operation, and its outcome for each kind of user."""
+    """A row of a table: an operation and its outcome for each kind of user."""
 
     section: str
     operation: str
@@ -68,7 +68,7 @@ ROWS: Final = list(rows())
 
 @dataclass
 class Scene:
-    """A room with two admins, a moderator and a member, or a direct room, and the user who acts."""
+    """A room with two admins, a moderator and a member, or a direct room, and the acting user."""
 
     hub: Hub
     actor: User
@@ -89,7 +89,7 @@ class Scene:
         return self.own.id if self.own else self.others.id
 
     async def state(self) -> object:
-        """The room as the application sees it. An operation that is refused leaves all of it as it was."""
+        """The room as the application sees it. A refused operation changes nothing of it."""
         members = await self.hub.room_users.members(self.room.id)
         roles = {member.user_id: member.role for member in members.items}
         return await self.hub.rooms.get(self.room.id), roles, await self.hub.messages.page(self.room.id)
@@ -363,10 +363,10 @@ OF_THE_HUB: Final = {
     "room_users.join": "room_users.add",
     "room_users.leave": "room_users.remove",
 }
-"""Operations that have another name."""
+"""Operations with a different name."""
 
 LEFT_OUT: Final = {"user_id", "created_by", "by", "as_user"}
-"""The arguments for the user who acts."""
+"""The arguments for the acting user."""
 
 NEVER: Final = {
     ("users.update", "email"),  # the application verifies it

@@ -1,4 +1,4 @@
-"""The plugin as an application uses it: pytest in another project, in another process."""
+"""The plugin as an application uses it, by pytest in another project and process."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_each_worker_of_xdist_has_its_own_servers(pytester: pytest.Pytester) -> 
 def test_project_without_the_fixtures_imports_nothing_of_hubbub(pytester: pytest.Pytester) -> None:
     pytester.makeini(CONFIGURATION.format(mode="auto"))
     pytester.makepyfile(TEST_WITHOUT_FIXTURES)
-    # pytest-randomly imports polyfactory where it is installed, as it is with Litestar, and that imports msgspec.
+    # pytest-randomly imports polyfactory if it is installed, as with Litestar, and polyfactory imports msgspec.
     result = pytester.runpytest_subprocess("-p", "no:randomly", timeout=100)
     result.assert_outcomes(passed=1)
 

@@ -1,4 +1,4 @@
-"""The examples of the README and of the tour run as programs, and print what the pages say."""
+"""The examples of the README and of the tour run as programs, and print the output on the pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Former names work, with a warning."""
+"""Former names work with a warning."""
 
 from __future__ import annotations
 

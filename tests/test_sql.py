@@ -1,4 +1,4 @@
-"""The SQL that several nouns share. `tests/sql` prepares every statement that is made with it."""
+"""The SQL that several repositories share. `tests/sql` prepares every statement that is made with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub for programs without an event loop. Each test runs in a thread, as such a program has no loop."""
+"""The hub for programs without an event loop. Each test runs in a thread, which has no loop."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_close_ends_the_calls_of_other_threads(settings: Settings) -> None:
             with chat.follow(user.id) as feed:
                 entered.set()
                 events = list(feed)
-        except Unavailable as error:  # leaving the block is a call, too
+        except Unavailable as error:  # the end of the block is a call, too
             outcome.append(error.reason)
         else:
             outcome.append(events)
@@ -218,7 +218,7 @@ def test_close_ends_the_calls_of_other_threads(settings: Settings) -> None:
 
 
 def test_no_call_hangs_when_the_hub_is_closed(settings: Settings) -> None:
-    """Threads call it at every moment of closing: before, while calls and blocks are cancelled, and afterwards."""
+    """Threads call it before it is closed, while calls and blocks are cancelled, and afterwards."""
     refused = []
 
     def call(chat: sync.Hub, user: User, *, in_blocks: bool) -> None:

@@ -41,7 +41,7 @@ class Oops(Exception):
 
 @pytest.fixture
 async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Connection]:
-    """A connection of the owner, who has made tables of the application's beside those of hubbub."""
+    """A connection of the owner, who has created tables of the application beside those of hubbub."""
     connection = await connect(postgres_settings)
     await connection.execute(TABLE)
     yield connection
@@ -52,7 +52,7 @@ async def orders(owner: Connection) -> list[int]:
     return [row["number"] for row in await owner.fetch("SELECT number FROM shop.orders ORDER BY number")]
 
 
-# SQL of the application's own in a transaction of hubbub's
+# SQL of the application in a transaction of hubbub
 
 
 async def test_order_and_its_message_are_committed_together(

@@ -1,4 +1,4 @@
-"""`hubbub.web` in applications of Starlette, FastAPI and Litestar, which httpx calls without a network."""
+"""`hubbub.web` in applications on Starlette, FastAPI and Litestar, which httpx calls without a network."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_error_has_an_answer_of_its_own() -> None:
     assert {type(error) for error in ERRORS} >= {*kinds}
 
 
-def test_problem_says_what_a_client_needs() -> None:
+def test_problem_has_the_fields_that_a_client_needs() -> None:
     assert web.problem(Invalid("content", "must not be empty")).field == "content"
     assert web.problem(RateLimited(6.2)).headers["Retry-After"] == "7"
     assert web.problem(RateLimited(0.0)).headers["Retry-After"] == "1"
@@ -254,7 +254,7 @@ async def test_bearer_token_needs_no_origin(http: httpx.AsyncClient, token: str)
     assert (await http.get("/session", headers={**cookie(token), "Origin": "https://evil.org"})).status_code == 200
 
 
-async def test_page_on_this_machine_may_do_without_tls(http: httpx.AsyncClient, token: str) -> None:
+async def test_page_on_this_machine_needs_no_tls(http: httpx.AsyncClient, token: str) -> None:
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
         headers = {**cookie(token), "Host": host, "Origin": f"http://{host}"}
         assert (await http.post("/session", headers=headers)).status_code == 200
@@ -292,7 +292,7 @@ async def test_websocket_with_a_cookie_needs_an_origin(hub: Hub, token: str) -> 
 
 
 async def closing_of(error: HubbubError, *, accepted: bool, extensions: dict[str, Any]) -> list[Any]:
-    """What a WebSocket sends whose endpoint raises this error."""
+    """The ASGI messages of a WebSocket whose endpoint raises this error."""
     app = FastAPI(exception_handlers=web.exception_handlers)
 
     @app.websocket("/")
@@ -336,7 +336,7 @@ async def test_hub_may_be_in_the_state_of_the_lifespan(hub: Hub, token: str) -> 
     assert await web.current_session(HTTPConnection(scope))
 
 
-async def test_application_without_a_hub_says_what_is_missing() -> None:
+async def test_application_without_a_hub_gets_an_error_that_names_it() -> None:
     scope: dict[str, Any] = {"type": "http", "method": "GET", "app": Starlette(), "headers": []}
     scope["headers"] = [(b"authorization", b"Bearer x")]
     with pytest.raises(RuntimeError, match=r"app\.state\.hub"):

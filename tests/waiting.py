@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 HANGS_AFTER_SECONDS = 120
-"""A condition that has not come true by then never will. It measures nothing: a busy machine is slow."""
+"""A condition that has not become true by then never will. It is not a measurement: a busy machine is slow."""
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -18,5 +18,5 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def until_it_answers(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
-        while not await condition():  # noqa: ASYNC110 - nothing tells this process when it comes true
+        while not await condition():  # noqa: ASYNC110 - this process is not notified
             await asyncio.sleep(0.01)

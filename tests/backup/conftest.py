@@ -25,7 +25,7 @@ PASSWORD = "of-the-backup"
 
 @dataclass(frozen=True, slots=True)
 class NewServer:
-    """Another PostgreSQL, with an empty database and the application's role, which has no right in it."""
+    """Another PostgreSQL, with an empty database and the application's role, which has no rights in it."""
 
     owner: PostgresSettings
     superuser: PostgresSettings

@@ -60,7 +60,7 @@ async def restored(backup: Backup, programs: Programs, server: NewServer) -> Pos
 
 
 def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[list[Record]]:
-    """The histories of the senders up to then. A call that began later may or may not be in the dump."""
+    """The histories of the senders until the dump began. A later call may or may not be in the dump."""
     return [
         [record for record in history if not isinstance(record, Acknowledged) or record.at < moment]
         for history in histories

@@ -107,10 +107,10 @@ class Window:
         self.address = address
         self.problems: list[str] = []
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("console", self._said)
+        page.on("console", self._note_problem)
         page.set_default_timeout(HANGS_AFTER_SECONDS * 1000)
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _note_problem(self, message: ConsoleMessage) -> None:
         if message.type == "error" and not any(words in message.text for words in NETWORK_ERRORS):
             self.problems.append(message.text)
 
@@ -121,7 +121,7 @@ class Window:
     async def open(self, room: str) -> None:
         """Open a room of the list by its name."""
         name = self.page.locator("strong", has_text=room)
-        # Not with the mouse: the row may be drawn anew between the press and the release, and that is no click.
+        # Without the mouse: the row may be redrawn between press and release, and then there is no click.
         await self.page.locator(".sidebar .rooms button").filter(has=name).first.dispatch_event("click")
         await self.page.locator(".title h1").filter(has_text=room).wait_for()
         await self.until("chat.rooms.some((room) => location.hash === '#' + room.id && room.isLoaded)")
@@ -138,20 +138,20 @@ class Window:
         await until_it_answers(holds)
 
     async def sees(self, words: str) -> Locator:
-        """The message with these words, once it is on the screen."""
+        """The message with this text, once it is on the screen."""
         message = self.page.locator(".message").filter(has=self.page.locator(".text", has_text=words)).last
         await message.wait_for()
         return message
 
     async def fails(self, words: str) -> None:
-        """The chat says that a change was not made."""
+        """Wait until the chat reports that a change was not made."""
         await self.page.get_by_role("alert").filter(has_text=words).wait_for()
 
     async def is_live(self) -> None:
         await self.until("window.chat?.state === 'live'")
 
     async def shown(self, room_id: UUID) -> list[dict[str, Any]]:
-        """The messages that the client shows of a room."""
+        """The messages of a room that the client shows."""
         messages: list[dict[str, Any]] = await self.page.evaluate("(id) => chat.room(id).messages", str(room_id))
         return messages
 
@@ -162,13 +162,13 @@ class Window:
         return ids
 
     async def entries(self, room_id: UUID) -> list[LogEntry]:
-        """The entries of the log of this room that came as events."""
+        """The entries of this room's log that were received as events."""
         entries: list[dict[str, Any]] = await self.page.evaluate("window.entries")
         return [entry_of(event) for event in entries if event["room_id"] == str(room_id)]
 
 
 async def errors_of(settings: Settings, room_id: UUID, windows: Iterable[Window]) -> list[str]:
-    """What the windows show and received, against the log in PostgreSQL."""
+    """Differences between the log in PostgreSQL and the entries that the windows received and show."""
     stored = await stored_in(settings.postgres)
     errors: list[str] = []
     for window in windows:
@@ -177,7 +177,7 @@ async def errors_of(settings: Settings, room_id: UUID, windows: Iterable[Window]
 
 
 async def everything_sent(settings: Settings, room_id: UUID, windows: Iterable[Window]) -> None:
-    """Wait until each window has sent what was typed and shows the newest message of the log."""
+    """Wait until each window has sent all typed messages and shows the newest message of the log."""
     for window in windows:
         await window.is_live()
         await window.until("(id) => chat.room(id).messages.every((one) => one.status === 'sent')", str(room_id))
@@ -190,7 +190,7 @@ async def everything_sent(settings: Settings, room_id: UUID, windows: Iterable[W
 
 
 class Browsers:
-    """Contexts of one browser: each has cookies and a store of its own, as another machine has."""
+    """Contexts of one browser. Each has its own cookies and storage, like a separate machine."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser

@@ -1,4 +1,4 @@
-"""Commands that serve a chat, and print an address for each of its users."""
+"""Commands that serve a chat and print an address for each of its users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import HANGS_AFTER_SECONDS
 
 
 async def start(folder: Path, *arguments: str | Path | int) -> Process:
-    """Run Python with these arguments, in a folder that also has its temporary files."""
+    """Run Python with these arguments. The folder is also that of its temporary files."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *map(str, arguments),
@@ -32,7 +32,7 @@ async def start(folder: Path, *arguments: str | Path | int) -> Process:
 async def serving(
     folder: Path, *arguments: str | Path, end: signal.Signals = signal.SIGINT
 ) -> AsyncIterator[dict[str, str]]:
-    """The addresses that the command prints, by user. The signal ends it, without a traceback."""
+    """The addresses that the command prints, by user. The signal ends the command without a traceback."""
     process = await start(folder, *arguments, "--port", free_port())
     try:
         assert process.stdout is not None

@@ -44,7 +44,7 @@ async def browsers() -> AsyncIterator[Browsers]:
         browsers = Browsers(browser)
         yield browsers
         await browser.close()
-    # A Content-Security-Policy that is violated, and an error of a script, are among the problems.
+    # Violations of the Content-Security-Policy and errors of scripts are among the problems.
     assert [problem for window in browsers.windows for problem in window.problems] == []
 
 

@@ -1,4 +1,4 @@
-"""The network between a browser and the chat: it can be cut, slow, and late."""
+"""The network between a browser and the chat. It can be cut, and it can delay data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from faults.relays import End, Pump, Relay, pass_on
 
 
 class Network(Relay):
-    """Carries all connections, until it is cut. `delay_seconds` is the most that each piece is held back.
+    """Carries all connections until it is cut. `delay_seconds` is the longest delay of each piece of data.
 
-    What is under way to the server when a slow network hangs up arrives up to ten times as late, and the server
-    learns of the end after that. So it has the next connection of a client before the end of the one before.
+    When a slow network disconnects, data in flight to the server arrive up to ten times as late, followed by the
+    end of the connection. So the server accepts a client's next connection before it sees the end of the last one.
     """
 
     delay_seconds = 0.0

@@ -1,4 +1,4 @@
-"""What a client of the gateway received and shows, compared with the log in PostgreSQL."""
+"""Compares the entries that a client of the gateway received and shows with the log in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = {event.__struct_config__.tag: kind for kind, event in events.KINDS.items
 
 
 def entry_of(event: dict[str, Any]) -> LogEntry:
-    """The entry that came as this event."""
+    """The entry in this event."""
     message_id = UUID(event["message"]["id"]) if "message" in event else None
     member_id = UUID(event["user_id"]) if "user_id" in event else None
     return LogEntry(event["seq"], KINDS[event["type"]], message_id, member_id)
@@ -23,7 +23,7 @@ def entry_of(event: dict[str, Any]) -> LogEntry:
 def shown_errors(
     stored: Stored, room_id: UUID, entries: Sequence[LogEntry], shown: Sequence[dict[str, Any]]
 ) -> Iterator[str]:
-    """No entry came twice, none is missing, all are in order, and so are the messages that are shown."""
+    """Check that each entry was received once and in order, and that the messages on the screen are the same."""
     log = stored.logs[room_id]
     yield from log_checks.seq_errors(log, stored.heads[room_id])
     after = entries[0].seq - 1 if entries else stored.heads[room_id]

@@ -1,4 +1,4 @@
-"""The chat in Chromium: what people see of each other, and of a network and a server that fail."""
+"""The chat in Chromium: two users, and failures of the network and of the server."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_message_is_answered_changed_and_deleted_by_keyboard(
     await everything_sent(settings, shared_room.id, [hers, his])
 
 
-async def test_what_is_typed_offline_is_sent_once_and_in_order(
+async def test_text_typed_offline_is_sent_once_and_in_order(
     log_in: Login, hub: Hub, network: Network, settings: Settings, ada: User, bob: User, shared_room: Room
 ) -> None:
     hers = await log_in(ada)
@@ -90,7 +90,7 @@ async def test_what_is_typed_offline_is_sent_once_and_in_order(
     assert await errors_of(settings, shared_room.id, [hers]) == []
 
 
-async def test_what_was_typed_before_the_window_closed_is_sent_by_the_next(
+async def test_text_typed_before_the_window_closed_is_sent_by_the_next_window(
     log_in: Login, browsers: Browsers, network: Network, settings: Settings, ada: User, shared_room: Room
 ) -> None:
     first = await log_in(ada)
@@ -188,7 +188,7 @@ async def test_session_that_is_ended_elsewhere_is_logged_out_at_once(
     await there.page.get_by_role("button", name="Log in").first.wait_for()
 
 
-async def test_log_out_without_a_network_says_that_the_session_goes_on(
+async def test_logout_without_a_network_warns_that_the_session_continues(
     log_in: Login, hub: Hub, network: Network, ada: User, shared_room: Room
 ) -> None:
     hers = await log_in(ada)
@@ -204,7 +204,7 @@ async def test_log_out_without_a_network_says_that_the_session_goes_on(
     assert await hers.page.get_by_role("alert").filter(has_text="ended").count() == 0
 
 
-async def test_change_that_is_refused_is_told(
+async def test_refused_change_is_reported_to_the_user(
     log_in: Login, hub: Hub, settings: Settings, ada: User, shared_room: Room
 ) -> None:
     hers = await log_in(ada)
@@ -273,7 +273,7 @@ async def test_hostile_message_does_no_harm(
     assert await page.locator(".message script, .message img, .message b, .sidebar b").count() == 0
     assert await page.locator('a[href^="javascript"]').count() == 0
     assert await page.locator(".message p").count() < 1_000
-    # No message is wider than its place or makes the page wider, and what follows one reads in its own direction.
+    # No message is wider than its column or widens the page. Text after a message keeps its own direction.
     scroller = page.locator(".scroller")
     assert await scroller.evaluate("(node) => node.scrollWidth <= node.clientWidth")
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -294,7 +294,7 @@ async def test_ten_thousand_messages_scroll_with_few_elements(
     scroller, most = window.page.locator(".scroller"), 0
     loaded = 0
     while True:
-        # The message at the upper edge stays where it is while those before it come in.
+        # The message at the upper edge stays in place while earlier messages are loaded.
         state: dict[str, Any] = await scroller.evaluate(WHEEL_UP)
         most = max(most, state["elements"])
         assert abs(state["moved"]) < 2, state
@@ -438,7 +438,7 @@ async def test_admin_changes_and_deletes_a_room(
     await his.page.get_by_role("dialog").wait_for(state="detached")
 
 
-async def test_roles_are_changed_and_members_removed_by_those_who_may(
+async def test_only_permitted_users_change_roles_and_remove_members(
     log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
 ) -> None:
     await hub.room_users.update(shared_room.id, bob.id, metadata={"nickname": "bobby"})
@@ -518,7 +518,7 @@ async def test_phone_shows_the_rooms_or_one_room(
     await phone.page.get_by_role("button", name="Back to the rooms").click()
     await conversation.wait_for(state="hidden")
     assert await rooms.is_visible()
-    # The list has the presence of people to whom one talks alone, whichever room is open.
+    # The list shows the presence of the partners of direct rooms, whichever room is open.
     await hub.rooms.direct(ada.id, bob.id)
     async with hub.presence.online(bob.id):
         await rooms.locator("button", has_text="bob").locator(".dot.online").wait_for()

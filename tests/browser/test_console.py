@@ -24,7 +24,7 @@ Open = Callable[..., Awaitable[Window]]
 
 @pytest.fixture
 async def hub(servers: Settings, postgres_settings: PostgresSettings) -> AsyncIterator[Hub]:
-    """With the rights of an operator, which the figures need."""
+    """A hub with the rights of an operator, which the figures need."""
     async with Hub(Settings(postgres=postgres_settings, redis=servers.redis)) as hub:
         yield hub
 
@@ -56,7 +56,7 @@ async def test_console_shows_hostile_names_as_text_and_revokes_a_session(
     await hub.receipts.mark_read(room.id, bob.id, up_to=message.seq)
     token = await hub.sessions.create_session(ada.id, {"device": HOSTILE})
     page = (await open_console()).page
-    # Not with the mouse: the button is made anew each second, also between the press and the release.
+    # Without the mouse: the button is replaced each second, also between press and release.
     await page.locator("#busiest button", has_text="<img src=x").dispatch_event("click")
     entry = page.locator("#log li", has_text="<img src=x")
     await entry.get_by_text("read by bob").wait_for()

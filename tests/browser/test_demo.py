@@ -1,4 +1,4 @@
-"""`hubbub demo --serve`: the reference chat, in which a log goes on by itself."""
+"""`hubbub demo --serve`: the reference chat, in which a log is replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from browser.commands import serving
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
-async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> None:
+async def test_two_visitors_see_the_log_continue(tmp_path: Path) -> None:
     command = ("-m", "hubbub", "demo", "--serve", "--no-browser", "--folder", tmp_path)
     async with serving(tmp_path, *command, end=signal.SIGTERM) as links:
         assert list(links) == ["visitor", "visitor-2"]

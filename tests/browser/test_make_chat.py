@@ -50,7 +50,7 @@ asyncio.run(app.main(int(sys.argv[2]), opens=False, play=play))
 """
 
 
-async def test_error_of_what_plays_ends_the_chat_and_is_shown(tmp_path: Path) -> None:
+async def test_error_of_the_replay_ends_the_chat_and_is_shown(tmp_path: Path) -> None:
     process = await start(tmp_path, "-c", FAILS, EXAMPLE, free_port())
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         _, errors = await process.communicate()

@@ -36,7 +36,7 @@ class Node:
 
 
 class Cluster:
-    """The servers. They listen on the loopback interface, take every login, and outlive no power cut."""
+    """The servers. They listen on the loopback interface, accept every login, and lose data in a power cut."""
 
     def __init__(self, folder: Path) -> None:
         assert INSTALLATION is not None
@@ -59,7 +59,7 @@ class Cluster:
         await self.make_database(DATABASE)
 
     async def make_database(self, database: str) -> PostgresSettings:
-        """A database on all nodes, of one owner. Returns the settings of the owner, on the coordinator."""
+        """Create a database on all nodes. Returns the settings of its owner, on the coordinator."""
         for node in (self.coordinator, *self.workers):
             await execute(self.superuser(node), f"CREATE DATABASE {database} OWNER {OWNER}")
             await execute(self.superuser(node, database), "CREATE EXTENSION citus")

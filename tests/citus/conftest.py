@@ -1,4 +1,4 @@
-"""Databases whose rooms are distributed, as the catalog of Citus has it."""
+"""Databases whose rooms are distributed according to the catalog of Citus."""
 
 from __future__ import annotations
 

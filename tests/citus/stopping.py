@@ -1,4 +1,4 @@
-"""Stops `hubbub distribute` between two steps, as a kill does."""
+"""Stops `hubbub distribute` between two steps, like a kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Killed(Exception):
 
 
 def stop_after(number: int) -> Callable[[distribution.Step], None]:
-    """For `done`: raises once so many steps were taken."""
+    """A callback for `done` that raises after this many steps."""
     taken: list[distribution.Step] = []
 
     def done(step: distribution.Step) -> None:

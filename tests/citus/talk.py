@@ -1,4 +1,4 @@
-"""Each operation of a chat, where rooms are distributed."""
+"""The operations of a chat, for databases whose rooms are distributed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hubbub import Conflict, Hub, Invalid, NewMessage, NotAMember, Unavailable
 
 
 async def talk(hub: Hub) -> None:
-    """Each operation of a chat, once."""
+    """Run each operation of a chat once."""
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")
     bob = await hub.users.create("bob@example.org", "bob", "not a hash")
     eve = await hub.users.create("eve@example.org", "eve", "not a hash")

@@ -1,4 +1,4 @@
-"""`hubbub distribute`: its steps, what it refuses, and the statements of a database whose rooms are distributed.
+"""`hubbub distribute`: its steps, its refusals, and the statements of a database whose rooms are distributed.
 
 Without Citus a catalog records what is distributed. So the keys, the rules and the functions are those of a
 distributed database, and the rows are on one node.
@@ -94,7 +94,7 @@ TRIGGER = """
         ("ALTER TABLE messages ADD CONSTRAINT once EXCLUDE (content WITH =)", "unique index once of messages"),
     ],
 )
-async def test_what_citus_refuses_is_refused_before_the_first_step(
+async def test_object_that_citus_does_not_support_is_refused_before_the_first_step(
     sql: str, named: str, recorded: PostgresSettings
 ) -> None:
     await execute(recorded, sql)
@@ -103,7 +103,7 @@ async def test_what_citus_refuses_is_refused_before_the_first_step(
     assert await rows(recorded, "SELECT FROM pg_constraint WHERE conname = 'rooms_name_check'") == []
 
 
-async def test_unique_index_with_the_room_is_not_in_the_way(recorded: PostgresSettings) -> None:
+async def test_unique_index_with_the_room_is_accepted(recorded: PostgresSettings) -> None:
     await execute(recorded, "CREATE UNIQUE INDEX one_first ON messages (room_id, (content = 'first'))")
     assert (await distribution.plan(recorded)).left
 
@@ -234,7 +234,7 @@ async def test_functions_of_another_version_are_made_beside_those_in_use(
 ) -> None:
     await distribution.distribute(recorded)
     name = functions()["hubbub_send"].name
-    # Of a release with other parameters and another result.
+    # The function of a release with other parameters and another result.
     await execute(
         recorded,
         f"CREATE FUNCTION {FORMER_FUNCTION} RETURNS int LANGUAGE sql AS 'SELECT 1'",

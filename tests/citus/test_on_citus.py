@@ -63,7 +63,7 @@ async def test_application_with_least_rights(
 
 
 async def was_killed_after_a_step(settings: Settings) -> bool:
-    """Run `hubbub distribute`, and kill -9 it once it has taken a step. False if it came to the end before."""
+    """Run `hubbub distribute`, and kill -9 it once it has taken a step. False if it ended before that."""
     variables = {name: text for name, text in settings.to_env().items() if name.startswith("DB_")}
     command = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hubbub", "distribute", "--yes", "--shards", "8"),
@@ -84,7 +84,7 @@ async def was_killed_after_a_step(settings: Settings) -> bool:
 async def test_rows_and_revisions_outlive_a_command_that_is_killed_after_each_step(
     database: PostgresSettings, settings: Settings
 ) -> None:
-    """The server carries the next step out, or not: the command that is killed has sent it."""
+    """The killed command has sent its next step already, which the server may or may not complete."""
     on_coordinator = replace(settings, postgres=database)
     async with Hub(on_coordinator) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")
@@ -330,7 +330,7 @@ async def test_checker_finds_nothing_after_the_loss_of_a_worker(
         assert chat.errors > 0
 
 
-async def test_autovacuum_is_no_writer(cluster: Cluster, database: PostgresSettings) -> None:
+async def test_autovacuum_does_not_count_as_a_writer(cluster: Cluster, database: PostgresSettings) -> None:
     admin = replace(database, user="postgres")
     try:
         await execute(

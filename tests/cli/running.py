@@ -16,7 +16,7 @@ from waiting import HANGS_AFTER_SECONDS
 
 
 class Output(NamedTuple):
-    """What the command output, and with which status it ended."""
+    """The output of the command and its exit status."""
 
     status: int | None
     out: str
@@ -37,7 +37,7 @@ async def run(settings: Settings, *words: str, stdin: str = "") -> Output:
 async def started(
     settings: Settings, folder: Path, *words: str
 ) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """The first line that the command outputs, and its process, which goes on in the folder."""
+    """The first line of the command's output, and its process, which continues in the folder."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hubbub", *words),
         cwd=folder,
@@ -58,7 +58,7 @@ async def started(
 
 
 class Terminal:
-    """A command at a terminal. `shown` is what the terminal shows, with what it echoes."""
+    """A command at a terminal. `shown` is the text on the terminal, with the echoed input."""
 
     def __init__(self, settings: Settings, *words: str) -> None:
         self._settings = settings

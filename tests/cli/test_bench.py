@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: no clone, and hubbub is not imported from one."""
+    """The current folder, which is not a clone. hubbub is not imported from a clone either."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hubbub.__file__", str(tmp_path / "lib" / "hubbub" / "__init__.py"))
     return tmp_path
@@ -22,7 +22,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
-    """The commands that would have run, and where."""
+    """The commands that would have run, with their folders."""
     commands: list[tuple[list[str], Path]] = []
 
     def run(command: list[str], *, cwd: Path, check: bool) -> subprocess.CompletedProcess[bytes]:
@@ -41,7 +41,7 @@ def test_without_a_clone_the_error_names_the_place_of_the_benchmarks(nowhere: Pa
 
 @pytest.fixture
 def clone(nowhere: Path) -> Path:
-    """The current folder is one."""
+    """The current folder, which is a clone."""
     (nowhere / "pyproject.toml").touch()
     (nowhere / "benchmarks").mkdir()
     (nowhere / "benchmarks" / "__main__.py").touch()

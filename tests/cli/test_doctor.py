@@ -1,4 +1,4 @@
-"""`hubbub doctor` as its user sees it: what it prints, and the exit status."""
+"""`hubbub doctor` as its user sees it: the output and the exit status."""
 
 from __future__ import annotations
 

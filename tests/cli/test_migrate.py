@@ -18,7 +18,7 @@ from migrations.filled import fill
 
 
 class Terminal:
-    """A terminal whose environment names one database and no Redis, which a migration does not need."""
+    """A terminal whose environment names one database. A migration needs no Redis."""
 
     def __init__(self, servers: Settings, database: PostgresSettings) -> None:
         variables = replace(servers, postgres=database).to_env()
@@ -152,7 +152,7 @@ async def test_missing_settings_error_names_both_ways_out(tmp_path: Path, monkey
     assert "DATABASE_URL" in result.output
 
 
-async def test_restored_says_whether_there_was_something_to_do(
+async def test_restored_reports_whether_there_was_something_to_do(
     migrated: Terminal, postgres_settings: PostgresSettings
 ) -> None:
     assert (await migrated.types("restored")).output == "nothing to do\n"
@@ -169,7 +169,7 @@ async def test_restored_says_whether_there_was_something_to_do(
     await owner.close()
 
 
-async def test_schema_option_reaches_every_command_and_move_says_what_to_set(
+async def test_schema_option_reaches_every_command_and_move_prints_the_setting_to_change(
     new: Terminal, empty_database: PostgresSettings
 ) -> None:
     assert (await new.types("--schema chat up")).exit_code == 0

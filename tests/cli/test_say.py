@@ -93,7 +93,7 @@ async def test_terminal_shows_what_others_say_without_control_characters(
     assert await contents(hub, room) == ["hello", "hi \x1b[2J", "bye"]
 
 
-async def test_ctrl_c_ends_it_and_a_member_who_leaves_is_told(
+async def test_ctrl_c_ends_the_command_and_removed_member_gets_the_reason(
     settings: Settings, hub: Hub, room: Room, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)

@@ -21,14 +21,14 @@ FIND = (
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, as a newcomer would. Servers in it end with the test."""
+    """An empty working folder, like a newcomer's. Servers in it end with the test."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     assert hubbub("down").returncode == 0
 
 
 def hubbub(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own and at the other end of a pipe, where an inherited pipe would show."""
+    """Run the command in its own process, with its output in a pipe. An inherited pipe would be noticed."""
     return subprocess.run(
         [sys.executable, "-m", "hubbub", *arguments],
         input=answer,

@@ -14,7 +14,7 @@ from hubbub.services.sessions import key_of
 
 
 class Output(NamedTuple):
-    """What the command output, and with which status it ended."""
+    """The output of the command and its exit status."""
 
     status: int | None
     out: str

@@ -65,9 +65,9 @@ Once = Callable[..., Awaitable[Output]]
 
 @pytest.fixture
 def once() -> Once:
-    """`hubbub top --once` in a process of its own, 80 columns wide, with so many servers that do not answer.
+    """`hubbub top --once` in its own process, 80 columns wide. `unreachable` servers may not answer.
 
-    It gives up on a server after 2 s, which one on a busy machine may take: then it is run again.
+    It gives up on a server after 2 s. On a busy machine a server may take longer, so the command is run again.
     """
 
     async def once(settings: Settings, *, interval: str = "0.3", unreachable: int = 0) -> Output:
@@ -91,7 +91,7 @@ def once() -> Once:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Server]:
-    """Valkey of this test's own, where no other user is online."""
+    """A Valkey for this test alone, in which no other user is online."""
     server = Server(binaries()[0], tmp_path)
     try:
         yield server.start()
@@ -105,7 +105,7 @@ def settings(settings: Settings, own_redis: Server) -> Settings:
 
 
 async def type_on(hub: Hub, room: Room, user: User) -> None:
-    """Typing is over by itself after 6 s, which the start of a process may take on a busy machine."""
+    """Typing expires after 6 s, and on a busy machine the start of a process may take as long."""
     while True:
         await hub.typing.start(room.id, user.id)
         await asyncio.sleep(1)
@@ -234,7 +234,7 @@ async def test_poller_recovers_after_redis_freezes_or_dies(own_redis: Server) ->
 
 @contextmanager
 def frozen(folder: Path) -> Iterator[None]:
-    """The whole of a PostgreSQL: the process that accepts, and all that it has started."""
+    """Freeze a whole PostgreSQL: the process that accepts connections, and all processes that it has started."""
     pid = int((folder / "postgresql" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGSTOP)
     children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -299,14 +299,14 @@ async def test_expired_presence_of_a_dead_process_is_not_counted(own_redis: Serv
 
 @contextmanager
 def terminal(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The command on a terminal of its own, and the side of it where a person sits."""
+    """The command on its own terminal, and the user's side of that terminal."""
     person, program = pty.openpty()
     fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {
         name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
     }
     before = termios.tcgetattr(program)
-    # A shell that opens the terminal as the first of its session has it for its own: Ctrl-C comes to it as SIGINT.
+    # The first process of a session that opens the terminal controls it, and gets SIGINT for Ctrl-C.
     process = subprocess.Popen(
         [
             "sh",
@@ -329,7 +329,7 @@ def terminal(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], int]
 
 
 def read_until(person: int, wanted: bytes) -> bytes:
-    """All output up to there. If none comes for a minute, the error shows how far it got."""
+    """All output up to this text. If no output comes for a minute, the error shows the output so far."""
     seen = b""
     while wanted not in seen:
         ready, _, _ = select.select([person], [], [], SECONDS)
@@ -339,16 +339,16 @@ def read_until(person: int, wanted: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("leave", [b"q", b"\x03", b"\x04", signal.SIGTERM])
-async def test_key_or_signal_ends_it_and_restores_the_terminal(
+async def test_key_or_signal_ends_the_command_and_restores_the_terminal(
     settings: Settings, leave: bytes | signal.Signals
 ) -> None:
     with terminal(settings) as (process, person):
         seen = await asyncio.to_thread(read_until, person, b"messages per second")
         assert ALTERNATE_SCREEN[0] in seen
-        assert termios.tcgetattr(person)[3] & termios.NOFLSH  # or the kernel drops what answers a Ctrl-C too soon
+        assert termios.tcgetattr(person)[3] & termios.NOFLSH  # or Ctrl-C makes the kernel drop output
         os.write(person, b"\x1a")  # Ctrl-Z does nothing
         # The kernel handles it later than a signal may arrive. A restored terminal then drops waiting output.
-        for _ in range(2):  # tables, of which the first may have been on its way
+        for _ in range(2):  # tables, the first of which may have been in flight
             await asyncio.to_thread(read_until, person, b"messages per second")
         if isinstance(leave, bytes):
             os.write(person, leave)

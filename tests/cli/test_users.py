@@ -54,7 +54,7 @@ async def test_bot_and_user_of_another_system_have_no_password(settings: Setting
     shown = await run(settings, "users", "show", "google|7")
     assert str(user.id) in shown.out
     await hub.users.create(None, "linus", None, external_id=str(bot.id))
-    assert "weather" in (await run(settings, "users", "show", str(bot.id))).out  # an id of hubbub's comes first
+    assert "weather" in (await run(settings, "users", "show", str(bot.id))).out  # an id of hubbub is tried first
     await hub.users.create(None, "42", None, external_id="google|42")
     await hub.users.create(None, "ken", None, external_id="42")
     ambiguous = await run(settings, "users", "delete", "42", "--yes")

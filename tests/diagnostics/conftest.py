@@ -1,4 +1,4 @@
-"""Servers of these tests' own, because they damage databases and create roles, which belong to a whole server."""
+"""Servers for these tests alone: they damage databases, and create roles, which belong to a whole server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rights import superuser
 
 
 class OwnServer(NamedTuple):
-    """A server with a migrated database, as its owner and as the superuser sees it."""
+    """A server with a migrated database, with the settings of its owner and of the superuser."""
 
     owner: PostgresSettings
     superuser: PostgresSettings
@@ -36,7 +36,7 @@ async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 @pytest.fixture
 async def database(own_server: OwnServer) -> AsyncIterator[PostgresSettings]:
-    """A migrated database of this test's own, as its owner sees it."""
+    """A migrated database for this test alone, with the settings of its owner."""
     name = f"doctor_{uuid4().hex}"
     await execute(
         own_server.superuser,
@@ -48,13 +48,13 @@ async def database(own_server: OwnServer) -> AsyncIterator[PostgresSettings]:
 
 @pytest.fixture
 def as_superuser(own_server: OwnServer, database: PostgresSettings) -> PostgresSettings:
-    """The database as the superuser sees it."""
+    """The database, with the settings of the superuser."""
     return replace(own_server.superuser, database=database.database)
 
 
 @pytest.fixture
 def sql(as_superuser: PostgresSettings) -> Sql:
-    """Runs SQL in the database, whatever it takes."""
+    """Runs SQL in the database as the superuser."""
 
     async def sql(text: str) -> None:
         await execute(as_superuser, text)
@@ -64,7 +64,7 @@ def sql(as_superuser: PostgresSettings) -> Sql:
 
 @pytest.fixture
 async def role(own_server: OwnServer, database: PostgresSettings) -> AsyncIterator[PostgresSettings]:
-    """The database as an application with the rights that it needs sees it."""
+    """The database, with the settings of an application that has only the rights it needs."""
     name = f"application_{uuid4().hex}"
     await execute(own_server.superuser, f"CREATE ROLE {name} LOGIN PASSWORD 'of-the-tests'")
     await migrations.grant(replace(own_server.superuser, database=database.database), name)
@@ -75,13 +75,13 @@ async def role(own_server: OwnServer, database: PostgresSettings) -> AsyncIterat
 
 @pytest.fixture
 def look() -> Look:
-    """Runs the checks of PostgreSQL, as `section_of`."""
+    """Runs the checks of PostgreSQL, like `section_of`."""
     return section_of
 
 
 @pytest.fixture
 def servers_of(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts Valkey with further lines of configuration."""
+    """Starts Valkey with additional lines of configuration."""
     started: list[Server] = []
 
     def start(*lines: str) -> Server:

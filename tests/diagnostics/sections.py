@@ -16,7 +16,7 @@ Look = Callable[..., Awaitable[Section]]
 async def section_of(
     settings: PostgresSettings, *, processes: int = 1, pretended: PostgresSettings | None = None
 ) -> Section:
-    """The section of PostgreSQL, by other settings than those of the connection where `pretended` are given."""
+    """The section of PostgreSQL. With `pretended` the checks get these settings instead of the connection's."""
     pool = Pool(settings)
     try:
         return await postgresql.check(pool, pretended or settings, processes)
@@ -38,7 +38,7 @@ def meanings(section: Section, name: str) -> str:
 
 
 def failed(section: Section) -> set[str]:
-    """The names of the checks that have an error or a warning, or were skipped."""
+    """The names of checks with an error or a warning, and of skipped checks."""
     return {
         result.name
         for result in section.checks

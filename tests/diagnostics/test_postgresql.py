@@ -224,7 +224,7 @@ async def test_transaction_that_has_written_and_stays_open_is_named(
     transaction = connection.transaction()
     await transaction.start()
     pid = connection.get_server_pid()
-    assert f"session {pid} " not in meanings(await look(database), "postgresql.transactions")  # it has only begun
+    assert f"session {pid} " not in meanings(await look(database), "postgresql.transactions")  # only begun
     await connection.execute("INSERT INTO rooms (name) VALUES ('of a long transaction')")
     section = await look(database)
     assert f"session {pid} of {database.user} in {database.database}" in meanings(

@@ -1,4 +1,4 @@
-"""The blocks of code of a page, and how each kind is run."""
+"""The code blocks of a page, and functions that run each kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 class Block(NamedTuple):
     language: str
     title: str | None
-    """The name of a file, of which the block is the content."""
+    """The name of the file whose content the block is."""
     code: str
     page: Path
     line: int
@@ -40,7 +40,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, in order, also those in lists."""
+    """The fenced blocks of a page in order, including those in lists."""
     for token in MarkdownIt().parse(page.read_text()):
         if token.type == "fence":
             language, _, rest = token.info.strip().partition(" ")
@@ -50,7 +50,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 async def run_python(block: Block, names: dict[str, Any]) -> None:
-    """Run a fragment, which may await, among names to which it adds its own."""
+    """Run a fragment, which may await. It can use these names, and adds its own to them."""
     code = compile("\n" * block.line + block.code, block.page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     result = eval(code, names)
     if inspect.iscoroutine(result):
@@ -58,7 +58,7 @@ async def run_python(block: Block, names: dict[str, Any]) -> None:
 
 
 async def run_shell(code: str, folder: Path, env: dict[str, str]) -> str:
-    """What the commands print. They fail at the first one that fails."""
+    """Run the commands until one fails. Returns their output."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", code),
         cwd=folder,
@@ -73,7 +73,7 @@ async def run_shell(code: str, folder: Path, env: dict[str, str]) -> str:
 
 
 async def check_shell(block: Block) -> None:
-    """For commands that are not run: bash can read them, and hubbub knows its own, with their options."""
+    """Check commands that are not run: bash can parse them, and those of hubbub exist with their options."""
     process = await asyncio.create_subprocess_exec(
         "bash", "-n", "-c", block.code, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
@@ -104,6 +104,6 @@ def check_command(words: list[str], where: str) -> None:
 
 
 def matches(printed: str, shown: str) -> bool:
-    """Whether a command has printed what a page shows, in which `...` stands for anything."""
+    """Whether the output of a command is that on the page, in which `...` stands for any text."""
     pattern = re.escape(textwrap.dedent(shown).strip()).replace(r"\.\.\.", ".*?")
     return re.search(pattern, printed, re.DOTALL) is not None

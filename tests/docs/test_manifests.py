@@ -1,4 +1,4 @@
-"""Manifests, units and workflows are valid for the program that reads them, and ask what hubbub answers."""
+"""Manifests, units and workflows are valid for the programs that read them, and call paths that hubbub serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from docs.blocks import ROOT, blocks
 
 
 def files_of(page: str) -> dict[str, str]:
-    """The blocks of a how-to page that are files, by their names."""
+    """The blocks of a how-to page that are files, by name."""
     return {block.title: block.code for block in blocks(ROOT / f"docs/howto/{page}.md") if block.title is not None}
 
 

@@ -1,7 +1,7 @@
 """Every block of code of README and docs is run, or checked and named below with the reason why it is not run.
 
-One test per page runs its blocks in order: later ones use what earlier ones have made. A block with a title is a
-file. A fragment in Python may await, and finds the names of `world` and those of its page.
+One test per page runs its blocks in order, because later blocks use the results of earlier ones. A block with a
+title is a file. A fragment in Python may await, and can use the names of `world` and those of its page.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Names = dict[str, Any]
 
 
 class Enough(Exception):
-    """Raised by a name of the page, in a loop that would go on for ever."""
+    """Raised by a name of the page to end a loop that would not end by itself."""
 
 
 def enough(*_: object, **__: object) -> Any:  # noqa: ANN401
@@ -75,7 +75,7 @@ RUN_ELSEWHERE = {
         "sql": "tests/migrations/test_rows.py",
     },
 }
-"""Blocks that other tests run."""
+"""Blocks that are run by other tests."""
 
 NOT_RUN = {
     "README.md": {"sh": "test_tutorial runs these commands, in a virtual environment of its own"},
@@ -98,11 +98,11 @@ NOT_RUN = {
         "python import hubbub.sync": "its feed goes on for ever; tests/test_sync.py has each operation",
     },
 }
-"""Blocks that are checked only: shell by bash and by the options of `hubbub`, JavaScript by Node.js."""
+"""Blocks that are only checked: shell by bash and against the options of `hubbub`, JavaScript by Node.js."""
 
 
 class World:
-    """What the fragments of all pages find: a hub, two users, and a room with both."""
+    """The names for the fragments of all pages: a hub, two users, and a room with both."""
 
     def __init__(self, hub: Hub, settings: Settings, owner: PostgresSettings, folder: Path) -> None:
         self.hub = hub
@@ -265,7 +265,7 @@ AFTERWARDS = {
     "docs/howto/backup.md": ["DROP OWNED BY chat_backup", "DROP ROLE chat_backup"],
     "docs/production.md": ["DROP DATABASE chatapp", "DROP ROLE chat_owner", "DROP ROLE chat"],
 }
-"""What follows the SQL of a page: roles and databases are those of all tests."""
+"""Statements that undo the SQL of a page, because all tests share the roles and databases of the server."""
 
 
 CONTEXTS: dict[str, Callable[[World, Names], Awaitable[Names]]] = {
@@ -283,12 +283,12 @@ CONTEXTS: dict[str, Callable[[World, Names], Awaitable[Names]]] = {
 
 
 WITHOUT_AN_EVENT_LOOP = {"docs/howto/flask.md"}
-"""Pages about programs that block."""
+"""Pages about blocking programs."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a reader, from which modules are imported, with the settings in the environment."""
+    """The working folder of a reader. Modules are imported from it, and the settings are in the environment."""
     for name, value in settings.to_env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
@@ -307,7 +307,7 @@ def first_line(block: Block) -> str:
 
 
 def kinds(page: Path) -> set[str]:
-    """The languages of its blocks, alone and with the first line of each."""
+    """The languages of the blocks of a page, alone and with the first line of each block."""
     return {kind for block in blocks(page) for kind in (block.language, f"{block.language} {first_line(block)}")}
 
 
@@ -363,7 +363,7 @@ async def test_blocks_of_a_page_run(
         elif block.language == "sql":
             if "sql" not in excused:
                 statements = [*sqlparse.split(block.code), *AFTERWARDS[name_of(page)]]
-                statements = [one.replace("chatapp", "chatapp_of_page") for one in statements]  # one exists
+                statements = [one.replace("chatapp", "chatapp_of_page") for one in statements]  # chatapp exists
                 await execute(replace(administrator, database=postgres_settings.database), *statements)
         elif block.language == "js":
             check_javascript(block)
@@ -456,7 +456,7 @@ async def test_view_of_the_page_of_django_answers_a_user_who_is_logged_in(
     assert json.loads(printed)["items"][-1]["content"] == "hello"
 
 
-def test_every_excuse_has_a_block() -> None:
+def test_every_listed_exception_has_a_block() -> None:
     for excuses in (RUN_ELSEWHERE, NOT_RUN):
         for page, languages in excuses.items():
             assert languages.keys() <= kinds(ROOT / page), page

@@ -1,4 +1,4 @@
-"""The reference has every public name, every part of a hub, and every setting as the code has it."""
+"""The reference has every public name, every part of a hub, and every setting with its default and range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OBJECTS = re.findall(
 )
 WHOLE_MODULES = {"hubbub.models", "hubbub.events", "hubbub.errors"}
 ALIASES = {"FeedEvent", "LogEvent"}  # unions of events, which the page of the events lists
-FUNCTIONS_OF_OTHERS = {"new_id"}  # of uuid-utils
+FUNCTIONS_OF_OTHERS = {"new_id"}  # from uuid-utils
 
 
 @pytest.mark.parametrize("module", [hubbub, web], ids=lambda module: module.__name__)

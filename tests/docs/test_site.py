@@ -1,4 +1,4 @@
-"""The site: `make docs` builds it without a broken link, and a browser asks no other host for anything."""
+"""The site: `make docs` builds it without a broken link, and a browser loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from waiting import HANGS_AFTER_SECONDS
 
 ROOT = Path(__file__).parents[2]
 MILLISECONDS = HANGS_AFTER_SECONDS * 1000
-# Of a script, a style, a picture or a font. A link that a reader may follow is `<a href>`.
+# Addresses of scripts, styles, pictures and fonts. A link for readers is `<a href>`.
 ASSET = re.compile(
     r"<(?:script|img|link|iframe|source|video)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
 )
@@ -85,7 +85,7 @@ async def test_browser_asks_no_other_host_and_finds_no_error(address: str, conte
     page.on("requestfailed", lambda request: problems.append(request.url))
 
     await page.goto(f"{address}log/")
-    await page.wait_for_selector("div.mermaid")  # drawn: before, it is a `pre`
+    await page.wait_for_selector("div.mermaid")  # a `pre` until it is drawn
     assert await page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
     await page.keyboard.press("Control+k")
     await page.keyboard.type("idempotency key")

@@ -1,4 +1,4 @@
-"""The tutorial, done as its page says, in a virtual environment of its own."""
+"""The tutorial, followed step by step in its own virtual environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 
 
 class Reader:
-    """What a reader of the tutorial has: a folder, a shell, and a clone of the project."""
+    """A reader of the tutorial, with a folder, a shell, and a clone of the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class Reader:
             pytest.fail(f"{block} is of a kind that this test does not know")
 
     def here(self, code: str) -> str:
-        """The code with a port that is free, as that of the page may be taken."""
+        """The code with a free port, because the port of the page may be taken."""
         return code.replace("8000", str(self.port))
 
     async def _answers(self) -> bool:
@@ -67,7 +67,7 @@ class Reader:
 
     @asynccontextmanager
     async def serving(self, block: Block) -> AsyncIterator[str]:
-        """Run a block that ends by serving."""
+        """Run a block whose last command serves."""
         *before, command = self.here(block.code).splitlines()
         await run_shell("\n".join(before), self.folder, self.env)
         process = await asyncio.create_subprocess_exec(*command.split(), cwd=self.folder, env=self.env)
@@ -91,7 +91,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def log_in(browser: Browser, address: str, name: str, password: str) -> Page:
-    """Open a window with cookies of its own."""
+    """Open a window with its own cookies."""
     page = await browser.new_page(viewport={"width": 380, "height": 260})
     page.set_default_timeout(MILLISECONDS)
     await page.goto(address)

@@ -44,7 +44,7 @@ asyncio.run(up(Path(sys.argv[1])))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Return when the condition holds; fail when it does not hold in time."""
+    """Return when the condition holds. Fail if it does not hold in time."""
     for pause in locks.pauses(seconds):
         if condition():
             return
@@ -53,7 +53,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def lives(folder: Path, name: str) -> bool:
-    """Whether any process of that server lives."""
+    """Whether any process of this server is running."""
     return locks.is_held(folder / f"{name}.lock")
 
 
@@ -62,7 +62,7 @@ def all_gone(folder: Path) -> bool:
 
 
 def pid(folder: Path, name: str) -> int:
-    """The pid of the server, valid while the server lives."""
+    """The pid of the server, valid while the server runs."""
     found: int = json.loads((folder / f"{name}.lock").read_text())["pid"]
     return found
 
@@ -109,7 +109,7 @@ async def valkey(settings: RedisSettings, *commands: str) -> bytes:
 
 
 async def say_hello(settings: Settings) -> str:
-    """Write a value to both servers that has to survive, and return it."""
+    """Write a value to both servers, and return it for `remembers`."""
     hello = uuid4().hex
     await sql(settings, f"CREATE TABLE greeting_{hello} ()")
     assert b"+OK\r\n+OK\r\n" in await valkey(settings.redis, f"SET greeting {hello}")

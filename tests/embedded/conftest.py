@@ -16,13 +16,13 @@ from hubbub.embedded import Servers, down
 
 
 def new_folder() -> Path:
-    """A new folder outside pytest's own, which the account of the servers may not pass."""
+    """A new folder outside pytest's own, which the account of the servers may not enter."""
     return Path(tempfile.mkdtemp(prefix="hubbub-"))
 
 
 @pytest.fixture(scope="session")
 def made() -> Iterator[Path]:
-    """A folder with data, made once because that takes time."""
+    """A folder with data, made once because it takes time."""
 
     async def make(folder: Path) -> None:
         async with Servers(folder, fsync=False):
@@ -36,7 +36,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 async def folder(made: Path) -> AsyncIterator[Path]:
-    """A folder with data, in which no server runs. Tests share it."""
+    """A folder with data and no running server. Tests share it."""
     yield made
     await down(made)
     assert all_gone(made)

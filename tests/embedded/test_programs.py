@@ -18,14 +18,14 @@ from hubbub.embedded.programs import find_postgresql, find_valkey
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable names programs, whichever servers the other tests run on."""
+    """No environment variable names programs, even if the other tests run on chosen servers."""
     for variable in (programs.CHOSEN_POSTGRESQL, programs.CHOSEN_VALKEY):
         monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for copies that every account may enter."""
+    """A folder for copies, which every account may enter."""
     with tempfile.TemporaryDirectory(prefix="hubbub-copies-") as folder:
         Path(folder).chmod(0o755)
         monkeypatch.setattr(programs, "COPIES", Path(folder, "below"))

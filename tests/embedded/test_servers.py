@@ -256,7 +256,7 @@ async def test_incomplete_data_directory_is_not_used(copied_folder: Path) -> Non
 
 
 async def test_event_loop_is_not_blocked_while_servers_start(folder: Path) -> None:
-    """Meanwhile it does not make far fewer turns than a thread that only sleeps."""
+    """The loop makes about as many turns as a thread that only sleeps."""
     turns = turns_of_a_thread = 0
     over = threading.Event()
 

@@ -15,7 +15,7 @@ from hubbub.embedded.servers import Valkey
 
 @asynccontextmanager
 async def stranger(answer: bytes) -> AsyncIterator[int]:
-    """A foreign program that sends this answer to every client."""
+    """Another program that sends this answer to every client."""
 
     async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)

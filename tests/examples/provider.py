@@ -1,4 +1,4 @@
-"""A provider of logins, for the example of OpenID Connect: it logs in whoever the test names."""
+"""A provider of logins for the example of OpenID Connect. It logs in the user that the test chooses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENT_SECRET = "of the chat at the provider"
 
 
 class Provider:
-    """A provider whose user is `claims`. A code works once, for the client and the verifier that it is of."""
+    """A provider whose user is `claims`. A code works once, for its own client and verifier."""
 
     def __init__(self, port: int) -> None:
         self.issuer = f"http://127.0.0.1:{port}"
@@ -35,7 +35,7 @@ class Provider:
                 Route("/.well-known/openid-configuration", self._describe),
                 Route("/authorize", self._authorize),
                 Route("/token", self._exchange, methods=["POST"]),
-                Route("/userinfo", self._tell),
+                Route("/userinfo", self._userinfo),
             ]
         )
 
@@ -62,7 +62,7 @@ class Provider:
         self._tokens[token] = self.claims
         return JSONResponse({"access_token": token, "token_type": "Bearer"})
 
-    async def _tell(self, request: Request) -> Response:
+    async def _userinfo(self, request: Request) -> Response:
         return JSONResponse(self._tokens[request.headers["authorization"].removeprefix("Bearer ")])
 
 

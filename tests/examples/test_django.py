@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 class Browser:
-    """It keeps the cookies, and sends back the token against forged requests."""
+    """A browser that keeps cookies and sends the token against forged requests."""
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"

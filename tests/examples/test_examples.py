@@ -53,7 +53,7 @@ async def running(
 
 
 class Client:
-    """A browser: it keeps the cookie and names its origin."""
+    """A browser that keeps the cookie and sends its origin."""
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
@@ -153,7 +153,7 @@ async def test_web_application(clients: tuple[Client, Client], hub: Hub) -> None
         await hers.send(json.dumps({"room_id": room["id"], "is_typing": True}))
         assert (await next_event(his, "typing_changed"))["is_typing"]
 
-    # Both are offline a grace time after their clients went, although nothing was sent to them.
+    # Both are offline a grace time after their clients disconnected, although nothing was sent to them.
     ids = [user.id for name in people if (user := await hub.users.find_by_username(name))]
 
     async def are_offline() -> bool:
@@ -161,7 +161,7 @@ async def test_web_application(clients: tuple[Client, Client], hub: Hub) -> None
 
     await until_it_answers(are_offline)
 
-    # A client that comes back gets what it missed, and a feed ends with the session.
+    # A client that reconnects gets the events that it missed, and a feed ends with the session.
     missed = await ada.call("POST", f"{path}/messages", {"id": str(new_id()), "content": "missed"}, status=201)
     async with bob.feed() as his:
         await his.send(json.dumps({room["id"]: event["cursor"]}))

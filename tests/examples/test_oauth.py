@@ -30,7 +30,7 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 class Browser:
-    """It keeps cookies, and follows the redirects between the chat and the provider."""
+    """A browser that keeps cookies and follows the redirects between the chat and the provider."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin

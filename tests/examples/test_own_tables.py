@@ -1,4 +1,4 @@
-"""The example of tables of one's own, run as its users do."""
+"""The example of an application with its own tables, run as a user would run it."""
 
 from __future__ import annotations
 

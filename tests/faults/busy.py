@@ -1,4 +1,4 @@
-"""A process that sends and follows at once, and measures how late the turns of its event loop come.
+"""A process that sends and follows, and measures the delay of each turn of its event loop.
 
 python -m faults.busy PLAN          PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -18,12 +18,12 @@ from hubbub import Hub
 from waiting import until
 
 TURN_SECONDS = 0.002
-# What the scheduler of Linux counts for this thread, in nanoseconds: time on a processor, and waiting for one.
+# The scheduler of Linux counts for this thread, in nanoseconds: time on a processor, and time waiting for one.
 SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How many senders and followers, each a task, and for how long."""
+    """The numbers of senders and followers, each of them a task, and the duration."""
 
     history: Path
     user_ids: list[UUID]
@@ -34,7 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 async def measure(history: History) -> None:
-    """Record how late each turn came, and how long of that this thread waited for a processor."""
+    """Record the delay of each turn, and the part of it in which this thread waited for a processor."""
     while True:
         before, waited = now(), _waited_for_processor()
         await asyncio.sleep(TURN_SECONDS)
@@ -63,13 +63,13 @@ async def load(_has_line: asyncio.Event) -> None:
 
         work = [asyncio.create_task(send(n)) for n in range(plan.senders)]
         work += [asyncio.create_task(follow(n)) for n in range(plan.followers)]
-        # Objects from before the load are of the start of a server, and are the collector's business once.
+        # Objects from before the load belong to the start of a server. The collector visits them only once.
         gc.collect()
         gc.freeze()
         with History(plan.history) as history:
             work.append(asyncio.create_task(measure(history)))
             await asyncio.wait(work, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
-            # On a busy machine no follower may have begun by then.
+            # On a busy machine the followers may not have started yet.
             await until(lambda: received > 0 or any(task.done() for task in work))
         failed = [task for task in work if task.done()]
         for task in work:

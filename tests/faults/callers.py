@@ -1,4 +1,4 @@
-"""Callers in this process that read and write while a fault happens to the servers, and the errors they get."""
+"""Callers in this process that read and write during a fault of the servers, and the errors that they get."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.01
 
 
 class Callers(NamedTuple):
-    """The hub that all callers share, and how often each call was answered, and refused with which reason."""
+    """The hub that all callers share, the number of answers to each call, and the number of errors by reason."""
 
     hub: Hub
     answered: Counter[str]
@@ -28,7 +28,7 @@ class Callers(NamedTuple):
         """Wait until each kind of call has been answered once more."""
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             for name, count in list(self.answered.items()):
-                while self.answered[name] == count:  # noqa: ASYNC110 - it is a server that is waited for
+                while self.answered[name] == count:  # noqa: ASYNC110 - a server does not notify
                     await asyncio.sleep(PAUSE_SECONDS)
 
     def figure(self, chat: Chat, violations: Sized) -> str:
@@ -41,7 +41,7 @@ class Callers(NamedTuple):
 
 
 def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]:
-    """Reads of every table, and changes that add nothing to a log: followers have to reach its end."""
+    """Reads of every table, and changes without log entries, because followers have to reach the end."""
     [room_id, *_], [user_id, *others] = chat.room_ids, chat.user_ids
 
     async def several() -> None:
@@ -70,7 +70,7 @@ def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]
 
 @asynccontextmanager
 async def calling(chat: Chat) -> AsyncIterator[Callers]:
-    """One caller of each kind, for as long as the block runs. An error other than `Unavailable` fails the test."""
+    """Run one caller of each kind during the block. An error other than `Unavailable` fails the test."""
     few = replace(chat.settings.postgres, pool_size=POOL_SIZE)
     async with Hub(replace(chat.settings, postgres=few)) as hub, asyncio.TaskGroup() as group:
         found = Callers(hub, Counter(), Counter())
@@ -86,7 +86,7 @@ async def calling(chat: Chat) -> AsyncIterator[Callers]:
                 await asyncio.sleep(PAUSE_SECONDS)
 
         tasks = [group.create_task(repeat(name, call)) for name, call in calls_of(hub, chat).items()]
-        while len(found.answered) < len(tasks):  # noqa: ASYNC110 - each has to have been answered once
+        while len(found.answered) < len(tasks):  # noqa: ASYNC110 - until each was answered once
             await asyncio.sleep(PAUSE_SECONDS)
         yield found
         for task in tasks:

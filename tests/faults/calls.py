@@ -1,4 +1,4 @@
-"""Every public call of a hub, found by reflection, so that a new one is tested from its first day on."""
+"""Every public call of a hub, found by reflection, so that a new call is tested automatically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from injection.operations import NOT_DRIVEN, NOT_PARTS, World, operations, use
 
 Call = Callable[[], Awaitable[object]]
 
-# Methods that reflection does not call, and the place that does.
+# Methods that are not called by reflection, and the place that calls them.
 DRIVEN_ELSEWHERE = {
     "start": "the test opens another hub",
     "close": "the test closes another hub",
@@ -39,19 +39,19 @@ CHANGES = {
     *("receipts.mark_read", "receipts.mark_unread"),
     *("changes.follow", "changes.forget"),
 }
-# Of these the calls that change one room in turn: while one is at work, the others wait in the process, not sent.
+# The calls among these that change a room in turn. While one is in flight, the others wait unsent in the process.
 CHANGES_IN_TURN = {
     *("rooms.update", "messages.edit", "messages.delete"),
     *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
 }
-# Calls that hash a password or ask Redis first, and may not come to their statement in time.
+# Calls that hash a password or ask Redis first, and may not reach their statement in time.
 CHANGES_AFTER_OTHER_WORK = {"register", "change_password"}
 # Calls in a transaction: only the outcome of its COMMIT may be unknown.
 TRANSACTIONS = {"users.delete", "delete_account"}
 
 
 async def world_in(hub: Hub) -> World:
-    """Two users, a room of theirs with a message in it, and a session, all of this world alone."""
+    """Two users, a room of theirs with a message, and a session, which no other world shares."""
     name = uuid4().hex[:20]
     ada = await hub.users.create(f"ada-{name}@example.org", f"ada-{name}", "not a hash")
     bob = await hub.users.create(f"bob-{name}@example.org", f"bob-{name}", "not a hash")
@@ -59,19 +59,19 @@ async def world_in(hub: Hub) -> World:
     await hub.room_users.add(room.id, bob.id)
     message = await hub.messages.send(room.id, ada.id, "hello")
     world = World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
-    # Values that are taken or make no sense would be refused before they come to a server.
+    # Values that are taken or meaningless would be refused before they reach a server.
     world.good |= {"username": f"grace-{name}", "email": f"grace-{name}@example.org", "login": ada.username}
     world.good |= {"session_id": (await hub.sessions.list(ada.id))[0].id, "deadline_seconds": 1.0}
     return world
 
 
 def calls_in(world: World, folder: Path) -> dict[str, Call]:
-    """Each call by its name, ready to be made once or more often."""
+    """Each call by its name. It can be made several times."""
     hub = world.hub
     calls = {
         operation.name: _call(operation.of(hub), {name: good[name] for name in operation.parameters})
         for operation in operations(hub)
-        # Two accounts cannot have one id of another system.
+        # Two accounts cannot have the same external id.
         for good in [world.good | {"external_id": f"{operation.name}-{world.ada.username}"}]
     }
     return calls | {

@@ -19,13 +19,13 @@ from waiting import HANGS_AFTER_SECONDS
 
 PEOPLE = 4
 PAUSE_SECONDS = 0.05
-"""Between two calls of a sender during a fault."""
+"""The pause between two calls of a sender during a fault."""
 
 Fault = Callable[["Chat", FragileServers], AbstractAsyncContextManager[None]]
 
 
 class Chat:
-    """The rooms, the users and the processes. `settings` are those of the servers themselves."""
+    """The rooms, the users and the processes. `settings` lead to the servers directly."""
 
     def __init__(self, settings: Settings, folder: Path, room_ids: list[UUID], user_ids: list[UUID]) -> None:
         self.settings = settings
@@ -48,7 +48,7 @@ class Chat:
         verifies: bool = False,
         left_behind: Worker | None = None,
     ) -> Worker:
-        """A process that sends; `through` other settings, of a relay or with other deadlines."""
+        """Start a process that sends. `through` are other settings, such as those of a relay."""
         plan = sender.Plan(
             self._folder / f"sender-{len(self.senders)}",
             self.user_ids[seed % PEOPLE],
@@ -73,9 +73,9 @@ class Chat:
         buffer: int = 1_000,
         instead_of: Worker | None = None,
     ) -> Worker:
-        """A process that follows all rooms from their beginnings, and has begun to.
+        """Start a process that follows all rooms from their beginnings. Returns once it follows.
 
-        `instead_of` one that was killed it goes on in that one's history, from its last cursors.
+        With `instead_of`, a killed process, it continues the history of that process from its last cursors.
         """
         if instead_of is not None:
             self.followers.remove(instead_of)
@@ -88,7 +88,7 @@ class Chat:
         return worker
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition that a process brings about; fail at once when a process has failed."""
+        """Wait for a condition that a process brings about. Fail at once if a process has failed."""
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             while not condition():
                 for worker in [*self.senders, *self.followers]:
@@ -96,9 +96,9 @@ class Chat:
                 await asyncio.sleep(0.02)
 
     async def acknowledged(self, more: int) -> None:
-        """Wait until so many more calls than at the last time were acknowledged in all senders together.
+        """Wait until all senders together have this many more acknowledged calls than after the last wait.
 
-        Each sender has begun by then.
+        Each sender has started by then.
         """
         wanted = self._acknowledged + more
 
@@ -110,12 +110,12 @@ class Chat:
         await self.until(enough)
 
     async def all_is_sent(self) -> None:
-        """Wait until all senders have done their work."""
+        """Wait until all senders have finished."""
         for worker in self.senders:
             await worker.succeeds()
 
     async def converged(self, *followers: Worker) -> None:
-        """Wait until these or all followers are at the heads of all rooms. No process may send any more."""
+        """Wait until these or all followers are at the heads of all rooms. No process may still be sending."""
         heads = (await stored_in(self.settings.postgres)).heads
         reached = {worker: dict.fromkeys(self.room_ids, 0) for worker in followers or self.followers}
 
@@ -139,23 +139,23 @@ class Chat:
 
     @property
     def count(self) -> int:
-        """Calls that were acknowledged."""
+        """The number of acknowledged calls."""
         return sum(isinstance(record, Acknowledged) for history in self.sent for record in history)
 
     @property
     def errors(self) -> int:
-        """Tries that raised."""
+        """The number of attempts that raised."""
         return sum(isinstance(record, Failed) for history in self.sent for record in history)
 
     @property
     def given_up(self) -> int:
-        """Calls that were given up, because the error of each try excluded that it was made."""
+        """The number of abandoned calls: the error of each attempt showed that nothing was changed."""
         return sum(isinstance(record, GaveUp) for history in self.sent for record in history)
 
     def delays(self, since: int = 0) -> list[float]:
-        """Seconds from the acknowledgement of each message to each follower, in order of size.
+        """Seconds from the acknowledgement of each message to its delivery to each follower, sorted.
 
-        `since` is the time of the histories from which messages count.
+        Messages from before `since`, a time of the histories, do not count.
         """
         acknowledged = {message_id: sent.acknowledged for message_id, sent in sent_in(self.sent).items()}
         return sorted(
@@ -167,10 +167,10 @@ class Chat:
         )
 
     async def under_load(self, fragile: FragileServers, fault: Fault, through: Settings | None = None) -> None:
-        """Send and follow, with the fault in between. Returns once all is delivered."""
+        """Send and follow, with the fault in between. Returns once everything is delivered."""
         for _ in range(SCALE.followers):
             await self.follower(through=through)
-        # Enough to outlast the fault, with the pauses of its callers alone.
+        # Enough messages to outlast the fault, by the pauses of the callers alone.
         messages = round(10 * (1.5 * SCALE.fault_seconds + 0.5) / PAUSE_SECONDS)
         await self.sender(messages, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
         await self.acknowledged(50)
@@ -186,7 +186,7 @@ class Chat:
 
 @asynccontextmanager
 async def opened(settings: Settings, folder: Path, *, rooms: int) -> AsyncIterator[Chat]:
-    """A chat whose users are members of all of its rooms."""
+    """A chat whose users are members of all its rooms."""
     async with Hub(settings) as hub:
         people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "not a hash") for n in range(PEOPLE)]
         user_ids = [one.id for one in people]

@@ -1,7 +1,7 @@
-"""Compares what processes did and received with what the database holds. Each check yields violations.
+"""Compares the calls and events of processes with the content of the database. Each check yields violations.
 
-`hubbub.log_checks` has the rules for logs and for followers. The rules for changes that were acknowledged,
-refused or overtaken are here.
+`hubbub.log_checks` has the rules for logs and for followers. This module has the rules for changes that were
+acknowledged, refused or overtaken.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOGS = """
 Histories = Sequence[Sequence[Record]]
 
 Logs = Mapping[UUID, Sequence[LogEntry]]
-"""The log of each room, in the order of its seqs."""
+"""The log of each room in the order of seq."""
 
 
 class AcknowledgedMessage(NamedTuple):
@@ -45,7 +45,7 @@ class AcknowledgedMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the database holds at the end: the head and the log of each room, and the content of each message.
+    """The content of the database at the end: the head and the log of each room, and the content of each message.
 
     The content of a tombstone is "".
     """
@@ -56,7 +56,7 @@ class Stored:
 
 
 async def stored_in(settings: PostgresSettings) -> Stored:
-    """Read by a connection of its own, in one snapshot."""
+    """Read the database on a separate connection, in one snapshot."""
     connection = await connect(settings)
     try:
         async with connection.transaction(isolation="repeatable_read"):
@@ -81,13 +81,13 @@ def _uuid(value: object) -> UUID | None:
 
 @dataclass(slots=True)
 class SentMessage:
-    """All that the histories tell of one message. A process that was killed leaves it to another to retry."""
+    """The records of one message in all histories. Another process retries the calls of a killed one."""
 
     room_id: UUID
     began: int
     acknowledged: int | None = None
     seqs: set[int] = field(default_factory=set)
-    # Contents that it may have by the calls since the last acknowledged one, that call included.
+    # The possible contents, by the last acknowledged call and the calls after it.
     possible: list[str] = field(default_factory=list)
     acknowledged_edits: int = 0
     # Calls that may have been made, by kind of change.
@@ -95,7 +95,7 @@ class SentMessage:
 
 
 def sent_in(histories: Histories) -> dict[UUID, SentMessage]:
-    """The messages of all senders. Each message is changed by its own sender alone, one call at a time."""
+    """The messages of all senders. Only its own sender changes a message, with one call at a time."""
     messages: dict[UUID, SentMessage] = {}
     for history in histories:
         calls: dict[int, Began] = {}
@@ -137,7 +137,7 @@ def _give_up(sent: SentMessage, call: Began) -> None:
 
 
 def repeated_messages(logs: Logs) -> Iterator[str]:
-    """No message has two entries of the kind `sent`, in one log or in two."""
+    """Messages with two entries of the kind `sent`, in one log or in two."""
     sent = Counter(entry.message_id for log in logs.values() for entry in log if entry.kind == KINDS["send"])
     for message_id, count in sent.items():
         if count > 1:
@@ -145,7 +145,7 @@ def repeated_messages(logs: Logs) -> Iterator[str]:
 
 
 def lost_messages(logs: Logs, acknowledged: Iterable[AcknowledgedMessage]) -> Iterator[str]:
-    """Each acknowledged message is in the log of its room, at the seq that the answer named."""
+    """Acknowledged messages that are not in the log of their room at the seq of the answer."""
     stored = {
         entry.message_id: (room_id, entry.seq)
         for room_id, log in logs.items()
@@ -162,7 +162,7 @@ def lost_messages(logs: Logs, acknowledged: Iterable[AcknowledgedMessage]) -> It
 
 
 def lost(histories: Histories, stored: Stored) -> Iterator[str]:
-    """Acknowledged messages that are missing, have another seq, or have a content from before a later change."""
+    """Acknowledged messages that are missing, have another seq, or lack an acknowledged change of content."""
     sent = sent_in(histories)
     answers = [AcknowledgedMessage(id_, one.room_id, seq) for id_, one in sent.items() for seq in one.seqs]
     yield from lost_messages(stored.logs, answers)
@@ -179,7 +179,7 @@ def lost(histories: Histories, stored: Stored) -> Iterator[str]:
 
 
 def made_although_refused(histories: Histories, stored: Stored) -> Iterator[str]:
-    """Calls that were made, although the error of each try excluded it."""
+    """Calls that took effect, although the error of each attempt excluded it."""
     entries = Counter((entry.kind, entry.message_id) for log in stored.logs.values() for entry in log)
     for message_id, sent in sent_in(histories).items():
         for change, tried in sent.tried.items():
@@ -189,7 +189,7 @@ def made_although_refused(histories: Histories, stored: Stored) -> Iterator[str]
 
 
 def unlike_the_answer(histories: Histories) -> Iterator[str]:
-    """Messages that their authors found in another state than the last answer had given."""
+    """Messages whose authors read another state than that of the last answer."""
     for history in histories:
         calls: dict[int, Began] = {}
         answered: dict[UUID, str] = {}
@@ -205,14 +205,14 @@ def unlike_the_answer(histories: Histories) -> Iterator[str]:
 
 
 def holes(stored: Stored) -> Iterator[str]:
-    """Rooms whose seqs are not 1 to the head, over messages and events together."""
+    """Rooms whose messages and events together do not have the seqs from 1 to the head."""
     for room_id, head in stored.heads.items():
         for error in log_checks.seq_errors(stored.logs.get(room_id, []), head):
             yield f"room {room_id}: {error}"
 
 
 def duplicates(stored: Stored) -> Iterator[str]:
-    """Messages that are stored twice: by their id, or by their content, which no two sends share."""
+    """Messages that are stored twice, with the same id or the same content. Each send has its own content."""
     yield from repeated_messages(stored.logs)
     for content, count in Counter(content for content in stored.contents.values() if content).items():
         if count > 1:
@@ -220,21 +220,21 @@ def duplicates(stored: Stored) -> Iterator[str]:
 
 
 def out_of_order(histories: Histories, stored: Stored) -> Iterator[str]:
-    """Messages with a smaller seq than one of the same room that was acknowledged before they were begun.
+    """Messages with a smaller seq than one of the same room that was acknowledged before their send began.
 
-    Unacknowledged messages too: they have no end, but they do have a beginning.
+    Unacknowledged messages count as well, because the beginning of their send is known.
     """
     seqs = {e.message_id: e.seq for log in stored.logs.values() for e in log if e.kind == KINDS["send"]}
     rooms: dict[UUID, list[tuple[int, bool, int]]] = defaultdict(list)
     for message_id, sent in sent_in(histories).items():
         if message_id not in seqs:
-            continue  # not acknowledged, or lost, which another check finds
+            continue  # not acknowledged, or lost: another check finds that
         rooms[sent.room_id].append((sent.began, False, seqs[message_id]))
         if sent.acknowledged is not None:
             rooms[sent.room_id].append((sent.acknowledged, True, seqs[message_id]))
     for room_id, moments in rooms.items():
         highest = 0
-        # At one and the same time the beginning comes first: the two calls count as overlapping.
+        # At equal times the beginning comes first, so that the two calls count as overlapping.
         for _, is_end, seq in sorted(moments):
             if is_end:
                 highest = max(highest, seq)
@@ -243,10 +243,10 @@ def out_of_order(histories: Histories, stored: Stored) -> Iterator[str]:
 
 
 def wrong_deliveries(history: Iterable[Record], stored: Stored, *, to_head: bool = True) -> Iterator[str]:
-    """Where a follower's history is not the log from its cursors on, each entry once and in order.
+    """Differences between a follower's history and the log after its cursors, each entry once and in order.
 
-    A `Resync` starts the room anew after its cursor. A follower that starts again has to go on from where it was.
-    With `to_head` it has to have come to the head of each room.
+    A `Resync` restarts the room after its cursor. A follower that starts again has to continue from its position.
+    With `to_head` it has to have reached the head of each room.
     """
     rooms: dict[UUID, tuple[int, list[LogEntry]]] = {}  # the seq it started after, and the entries since
     for record in history:
@@ -279,7 +279,7 @@ def _seq(room_id: UUID, cursor: str | None) -> int:
 
 
 def resyncs(history: Iterable[Record], room_ids: Collection[UUID]) -> int:
-    """How many `Resync` a follower has received because one of the rooms was rewound."""
+    """The number of `Resync` events that a follower has received because one of the rooms was rewound."""
     return sum(
         isinstance(record, Resynced) and record.reason == "rewound" and record.room_id in room_ids
         for record in history
@@ -287,7 +287,7 @@ def resyncs(history: Iterable[Record], room_ids: Collection[UUID]) -> int:
 
 
 def since_resync(history: Iterable[Record], rewound: Collection[UUID]) -> list[Record]:
-    """The records of a follower, of the rewound rooms only those from the `Resync` on."""
+    """The records of a follower, except those of rewound rooms from before the `Resync`."""
     kept: list[Record] = []
     resynced: set[UUID] = set()
     for record in history:
@@ -299,7 +299,7 @@ def since_resync(history: Iterable[Record], rewound: Collection[UUID]) -> list[R
 
 
 def violations(senders: Histories, followers: Histories, stored: Stored) -> list[str]:
-    """The violations that all checks find."""
+    """The violations of all checks."""
     found = [*lost(senders, stored), *holes(stored), *duplicates(stored), *out_of_order(senders, stored)]
     found += [*made_although_refused(senders, stored), *unlike_the_answer(senders)]
     for history in followers:

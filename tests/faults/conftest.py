@@ -1,4 +1,4 @@
-"""Servers to kill, and chats in them."""
+"""Servers that tests kill, and chats on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEMPLATE = "faults_template"
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def fragile_folder() -> AsyncIterator[Path]:
-    """Outside of pytest's own folder, which the account of the servers may not enter."""
+    """A folder outside pytest's own, which the account of the servers may not enter."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-faults-"))
     yield folder
     shutil.rmtree(folder)
@@ -46,7 +46,7 @@ async def fragile_servers(fragile_folder: Path) -> AsyncIterator[FragileServers]
 
 @pytest.fixture
 async def fragile(fragile_servers: FragileServers) -> FragileServers:
-    """Both servers run when the test begins, whatever the test before it did."""
+    """Servers that both run when the test begins, even if an earlier test has ended them."""
     await fragile_servers.start()
     return fragile_servers
 
@@ -55,7 +55,7 @@ async def fragile(fragile_servers: FragileServers) -> FragileServers:
 async def fragile_pgbouncer(
     fragile_servers: FragileServers, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[PgBouncer | None]:
-    """The PgBouncer in front of them, if the run goes through one. It outlives them."""
+    """The PgBouncer in front of the servers, if the run uses one. It outlives them."""
     settings = await fragile_servers.start()
     with chosen(tmp_path_factory.mktemp("pgbouncer"), settings.postgres) as pgbouncer:
         yield pgbouncer
@@ -63,7 +63,7 @@ async def fragile_pgbouncer(
 
 @pytest.fixture
 async def own_settings(fragile: FragileServers) -> AsyncIterator[Settings]:
-    """A migrated database of this test's own, past any pooler."""
+    """A migrated database for this test alone, bypassing any pooler."""
     settings, name = await fragile.start(), f"test_{uuid4().hex}"
     await execute(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield replace(settings, postgres=replace(settings.postgres, database=name))
@@ -72,7 +72,7 @@ async def own_settings(fragile: FragileServers) -> AsyncIterator[Settings]:
     async def is_dropped() -> bool:
         try:
             await execute(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
-        except asyncpg.InsufficientPrivilegeError:  # to end an autovacuum worker, which ends by itself
+        except asyncpg.InsufficientPrivilegeError:  # an autovacuum worker, which ends by itself
             return False
         return True
 
@@ -89,7 +89,7 @@ def fragile_settings(
 
 @pytest.fixture
 async def pair(fragile: FragileServers, fragile_folder: Path, own_settings: Settings) -> AsyncIterator[Pair]:
-    """The server of that database, with a standby of this test's own."""
+    """The server of that database, with a standby for this test alone."""
     standby = Standby(fragile_folder, own_settings.postgres)
     await standby.start()
     yield Pair(fragile, standby, own_settings)

@@ -1,6 +1,6 @@
-"""The table of guarantees: the fault, the figure that was found, and whether the guarantee holds.
+"""The table of guarantees: the fault, the measured figure, and whether the guarantee holds.
 
-It is a plugin of pytest, so that any test may show a guarantee. `SCALE` says how much these tests do.
+It is a plugin of pytest, so that any test may show a guarantee. `SCALE` sets the size of these tests.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ GUARANTEE = "guarantee"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much the fault suite does: a little in `make test`, all of it with FAULTS=full (`make faults`)."""
+    """The size of the fault suite: small in `make test`, full with FAULTS=full (`make faults`)."""
 
     seeds: int
-    """How often PostgreSQL is killed under load, each time in another chat."""
+    """Kills of PostgreSQL under load, each in another chat."""
     messages: int
     """Messages of a chat in which PostgreSQL is killed, or answers are lost."""
     fault_seconds: float
-    """How long a server is away."""
+    """The time that a server is down."""
     followers: int
-    """Processes that follow while a server is away."""
+    """Processes that follow while a server is down."""
     stalled: int
-    """Messages that come while a follower reads nothing."""
+    """Messages that are sent while a follower reads nothing."""
     cancelled: int
     """Calls that are cancelled."""
     fleet: int
@@ -60,7 +60,7 @@ SCALE = (
 
 
 class Figures:
-    """The figures of one test. They are kept with its report, where the table finds them."""
+    """The figures of one test. They are kept in its report, from which the table takes them."""
 
     def __init__(self, node: pytest.Item) -> None:
         self._node = node
@@ -70,12 +70,12 @@ class Figures:
         node.user_properties.append((GUARANTEE, f"{number}\n{fault}"))
 
     def found(self, figure: str) -> None:
-        """Add a figure, before anything is asserted of it: the table has that of a broken guarantee too."""
+        """Add a figure before the assertions about it, so that the table also has those of broken guarantees."""
         self._node.user_properties.append((FIGURE, figure))
 
 
 def in_time(seconds: float, limit: float) -> bool:
-    """Whether it took no longer than promised. Only `make faults` asks: `make test` may run on a busy machine."""
+    """Whether it took no longer than promised. True in `make test`, which may run on a busy machine."""
     return seconds <= limit or not IS_FULL
 
 
@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Takes the figures of a test with the marker `guarantee`."""
+    """Collects the figures of a test with the marker `guarantee`."""
     return Figures(request.node)
 
 
@@ -102,7 +102,7 @@ def table(reports: Iterable[pytest.TestReport | pytest.CollectReport]) -> list[s
     rows = []
     for report in reports:
         if isinstance(report, pytest.CollectReport):
-            continue  # of a module that cannot be read, which pytest reports itself
+            continue  # the report of a module that cannot be read, which pytest shows itself
         properties = report.user_properties
         guarantees = [str(value) for name, value in properties if name == GUARANTEE]
         if guarantees and (report.when == "call" or report.failed):

@@ -1,4 +1,4 @@
-"""Many processes at once, forked from one that has loaded everything already: they share most of its memory.
+"""Many processes at once, forked from one that has loaded all modules, so that they share most of its memory.
 
 python -m faults.fleet PLAN         PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -25,14 +25,14 @@ PR_SET_PDEATHSIG = 1
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How many processes, how many callers in each, and how often each of these calls."""
+    """The number of processes, the number of callers in each process, and their pauses."""
 
     history: Path
     user_id: UUID
     processes: int
     callers: int = 2
     pause_seconds: float = 1
-    """Between two calls of a caller. A refused caller tries again sooner, as callers do."""
+    """The pause between two calls of a caller. A refused caller tries again sooner."""
 
 
 class Member:
@@ -48,7 +48,7 @@ class Member:
         await asyncio.gather(*(self._call(hub) for _ in range(self._plan.callers)))
 
     async def _open(self, settings: Settings) -> Hub:
-        """Open a hub, as often as it takes, as a supervisor of services does."""
+        """Open a hub, and repeat that until it succeeds, as a supervisor of services does."""
         began, tries = now(), 1
         while True:
             try:
@@ -77,7 +77,7 @@ async def _pause() -> None:
 
 
 def fork(plan: Plan, settings: Settings) -> list[int]:
-    """The pids of processes that all begin at the same moment."""
+    """Fork processes that all start at the same moment. Returns their pids."""
     gate, opening = os.pipe()
     gc.freeze()  # or the first collection in each would make its own copy of everything
     pids = []

@@ -1,4 +1,4 @@
-"""A process that follows rooms, from where a killed process before it had come to.
+"""A process that follows rooms, if needed from the position of a killed process.
 
 python -m faults.follower PLAN      PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -19,14 +19,14 @@ from hubbub.log_checks import LogEntry
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The user and the rooms. With the `history` of an earlier process, it goes on from the cursors in there."""
+    """The user and the rooms. With the `history` of an earlier process, it continues from those cursors."""
 
     history: Path
     user_id: UUID
     rooms: list[UUID]
     buffer: int = 1_000
     stalls_after: int | None = None
-    """So many events. It reads no further until a line comes on standard input."""
+    """The number of events after which it reads no further until a line comes on standard input."""
 
 
 def cursors(path: Path, rooms: list[UUID]) -> dict[UUID, str | None]:
@@ -52,7 +52,7 @@ async def follow(has_line: asyncio.Event) -> None:
     after = cursors(plan.history, plan.rooms)
     with History(plan.history) as history:
         async with (
-            # However far behind: other tests are about the `Resync` of a follower that is too far behind.
+            # Without a limit: other tests are about the `Resync` of a follower that is too far behind.
             Hub(settings_of_environment(), options=Options(follow_at_most_behind=1_000_000)) as hub,
             hub.follow(plan.user_id, after=after, buffer=plan.buffer) as feed,
         ):

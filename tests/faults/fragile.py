@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey that are killed, stopped and frozen, and come back at the same port with what they had."""
+"""PostgreSQL and Valkey that can be killed, stopped and frozen, and restarted on the same port with their data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from waiting import until
 
 Which = Literal["postgresql", "valkey"]
 
-# As an administrator stops them: the fast shutdown of PostgreSQL, which ends its sessions.
+# Signals by which an administrator stops them. The fast shutdown of PostgreSQL ends its sessions.
 STOP_SIGNALS = {"postgresql": SIGINT, "valkey": SIGTERM}
 
 
@@ -30,7 +30,7 @@ class FragileServers:
         self._servers = Servers(folder)
 
     async def start(self) -> Settings:
-        """Start the servers that do not run. After a kill PostgreSQL recovers, on the port it had."""
+        """Start the servers that are not running. After a kill PostgreSQL recovers, on the same port."""
         return await self._servers.start()
 
     async def stop(self) -> None:
@@ -43,12 +43,12 @@ class FragileServers:
                 os.kill(pid, SIGKILL)
 
     async def shut_down(self, which: Which) -> None:
-        """Shut down in good order. Returns once the last process of the server is gone."""
+        """Shut down cleanly. Returns once the last process of the server has ended."""
         os.kill(self._pids(which)[0], STOP_SIGNALS[which])
         await until(lambda: not locks.is_held(self._folder / f"{which}.lock"))
 
     def administrator(self, settings: PostgresSettings) -> PostgresSettings:
-        """A superuser, in the database of `settings`, past a pooler if there is one."""
+        """A superuser, in the database of `settings`, bypassing any pooler."""
         port = json.loads((self._folder / "postgresql.lock").read_text())["port"]
         return replace(superuser(settings, self._folder), port=port, database=settings.database)
 
@@ -61,7 +61,7 @@ class FragileServers:
         """The processes exist and their sockets accept connections, but they do not answer."""
         pids: list[int] = []
         try:
-            # The first process first, so that it starts no others meanwhile.
+            # The main process first, so that it does not start others meanwhile.
             os.kill(self._pids(which)[0], SIGSTOP)
             pids = self._pids(which)
             for pid in pids[1:]:

@@ -20,14 +20,14 @@ class AnswerFrame:
     def ends_statement(self) -> bool:
         """Whether it is CommandComplete or PortalSuspended.
 
-        The second ends a statement that has given the rows that were asked for. One that writes has written all by
-        then, however few of its rows were wanted.
+        PortalSuspended ends a statement that has returned the requested number of rows. A writing statement has
+        written all rows by then, however few were requested.
         """
         return self.data[:1] in {b"C", b"s"}
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is ReadyForQuery: outside a transaction block the commit was made before it."""
+        """Whether it is ReadyForQuery. Outside a transaction block it follows the commit."""
         return self.data[:1] == b"Z"
 
 
@@ -48,10 +48,10 @@ class Answers:
 
 
 class Rounds:
-    """Tells which answers of PostgreSQL are answers to a write. A round is what one ReadyForQuery answers.
+    """Finds the answers of PostgreSQL to writes. A round is all that one ReadyForQuery answers.
 
-    The answer alone does not tell: asyncpg's `fetchrow` asks for one row, and PostgreSQL then ends a write as it
-    ends a read. So the SQL decides. It is sent once on a connection, under a name by which it is run from then on.
+    The answer alone is not enough. asyncpg's `fetchrow` asks for one row, and then PostgreSQL ends a write like a
+    read. So the SQL decides. A connection sends it once, with a name by which it runs the statement later.
     """
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class Rounds:
 
     @property
     def writes(self) -> bool:
-        """Whether the next round to be answered runs a statement that writes."""
+        """Whether the next round to be answered runs a writing statement."""
         return self._unanswered[0]
 
     def is_answered(self) -> None:
-        """The next round was answered."""
+        """Note that the next round was answered."""
         self._unanswered.popleft()
 
     def feed(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Read data of the client."""
         self._buffer += data
         while len(self._buffer) >= self._header:
             end = self._header - 4 + int.from_bytes(self._buffer[self._header - 4 : self._header], "big")
@@ -129,7 +129,7 @@ _VALUES_PER_ELEMENT = {b"*": 1, b"~": 1, b">": 1, b"%": 2}
 
 
 def _end(data: bytes, start: int) -> int | None:
-    """Where the value that starts there ends; None while a part of it is missing."""
+    """The end of the value that starts here. None while a part of it is missing."""
     line_end = data.find(b"\r\n", start)
     if line_end < 0:
         return None

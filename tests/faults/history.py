@@ -1,7 +1,7 @@
-"""The history of a process: its calls, their answers and the events it received, on disk before each next step.
+"""The history of a process: its calls, their answers and the events it received. Each is on disk before the next.
 
-A kill -9 of the process tears at most the last line. A line is one `write` to a file opened to append, so what was
-written before the kill is in the kernel. Times are nanoseconds of CLOCK_MONOTONIC, which all processes share.
+A kill -9 of the process cuts off at most the last line. A line is one `write` to a file opened for appending, so
+all earlier lines are in the kernel. Times are nanoseconds of CLOCK_MONOTONIC, which all processes share.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Acknowledged(msgspec.Struct, frozen=True, tag="acknowledged"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """One try of the call raised."""
+    """One attempt of the call raised."""
 
     at: int
     call: int
@@ -48,7 +48,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class GaveUp(msgspec.Struct, frozen=True, tag="gave up"):
-    """The call is not tried again: the error of each try excluded that it was made."""
+    """The call is not repeated: the error of each attempt showed that it was not made."""
 
     at: int
     call: int
@@ -95,7 +95,7 @@ class Resynced(msgspec.Struct, frozen=True, tag="resynced"):
 
 
 class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
-    """A turn of the event loop: how late it came, and how long of that the process waited for a processor."""
+    """A turn of the event loop: its delay, and the part of it in which the process waited for a processor."""
 
     at: int
     late_seconds: float
@@ -103,7 +103,7 @@ class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """A process of many has a hub, after so many tries."""
+    """One of many processes has opened a hub, after this many attempts."""
 
     at: int
     process: int
@@ -112,7 +112,7 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
 
 
 class Served(msgspec.Struct, frozen=True, tag="served"):
-    """A call of a process of many was answered."""
+    """A call of one of many processes was answered."""
 
     at: int
     process: int
@@ -136,7 +136,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        # A line that an earlier process tore must not spoil the first line of this one.
+        # A line that an earlier process left incomplete must not damage the first line of this one.
         if os.fstat(self._file).st_size:
             os.write(self._file, b"\n")
 
@@ -153,7 +153,7 @@ class History:
 
 
 class Tail:
-    """Reads a history while it is written: each call of `new` returns the records since the call before."""
+    """Reads a history while it is written. Each call of `new` returns the records since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -172,7 +172,7 @@ class Tail:
 
 
 def read(path: Path) -> list[Record]:
-    """All of a history, except a torn last line."""
+    """All records of a history, except an incomplete last line."""
     return Tail(path).new()
 
 
@@ -182,5 +182,5 @@ def _records(lines: bytes) -> list[Record]:
         try:
             records.append(_DECODER.decode(line))
         except msgspec.DecodeError:
-            continue  # torn by a kill, or the empty line that sets what follows apart from it
+            continue  # incomplete after a kill, or the empty line after that
     return records

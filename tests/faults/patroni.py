@@ -24,7 +24,7 @@ from waiting import until_it_answers
 
 PASSWORD = "of-the-tests-of-patroni"
 TTL_SECONDS = 20
-"""The least that Patroni takes: so long a primary that is gone keeps its lease."""
+"""The minimum of Patroni, and the time for which a lost primary keeps its lease."""
 
 CONFIGURATION = """\
 scope: chat
@@ -67,7 +67,7 @@ class Node:
     process: subprocess.Popen[bytes]
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal Patroni, PostgreSQL and its processes. Those that start others come first."""
+        """Signal Patroni, PostgreSQL and its processes. Parents come first, so that they start no others."""
         postmaster = int((self.data / "postmaster.pid").read_text().partition("\n")[0])
         for pid in (self.process.pid, postmaster):
             os.kill(pid, number)
@@ -77,19 +77,19 @@ class Node:
 
 
 class Cluster:
-    """The servers, in a folder that their account may pass."""
+    """The servers, in a folder that their account may enter."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._account = servers_account(folder)
         self._etcd = free_port()
-        # An account of its own may not reach the Python of this environment.
+        # An unprivileged account may not reach the Python of this environment.
         self._patroni = (sys.executable if self._account is None else "/usr/bin/python3", "-m", "patroni")
         self._processes: list[subprocess.Popen[bytes]] = []
         self.nodes: list[Node] = []
 
     async def start(self, *, synchronous: bool) -> PostgresSettings:
-        """Returns the settings that name both hosts, of a superuser."""
+        """Start the servers. Returns the settings of a superuser, which name both hosts."""
         if self._account is not None:
             os.chown(self._folder, self._account.uid, self._account.gid)
         peers = free_port()
@@ -132,7 +132,7 @@ class Cluster:
         await until_it_answers(lambda: self._has_role(node, wanted))
 
     def role(self, node: Node) -> str | None:
-        """The role of the node, by its own account, and whether it follows; None if it does not answer."""
+        """The role of the node by its own report, and whether it follows. None if it does not answer."""
         with suppress(URLError, OSError, ValueError):
             with urllib.request.urlopen(f"http://127.0.0.1:{node.rest}/patroni", timeout=1) as answer:
                 state = json.load(answer)
@@ -148,7 +148,7 @@ class Cluster:
         return self.role(node) == role
 
     def switch_over(self, primary: Node, standby: Node) -> None:
-        """Have Patroni make the standby the primary, in good order."""
+        """Have Patroni promote the standby, by a planned switchover."""
         body = json.dumps({"leader": primary.name, "candidate": standby.name}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{primary.rest}/switchover", data=body, method="POST")
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -184,7 +184,7 @@ class Cluster:
 
     @contextmanager
     def frozen(self, node: Node) -> Iterator[None]:
-        """The processes of the node exist, and do nothing. At the end they are killed."""
+        """Freeze the processes of the node during the block. At the end they are killed."""
         node.signal(signal.SIGSTOP)
         try:
             yield

@@ -1,4 +1,4 @@
-"""TCP relays in front of a server: one swallows everything, one loses announcements, one answers to writes."""
+"""TCP relays in front of a server that drop everything, announcements, or answers to writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class End(NamedTuple):
 
 
 class Relay(ABC):
-    """Connect to `port` on the loopback instead of to the server."""
+    """A relay to a server. Connect to its `port` on the loopback interface."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -47,13 +47,13 @@ class Relay(ABC):
         await self._listener.wait_closed()
 
     def hang_up(self) -> None:
-        """End all connections. Each task closes its own, so that none is left half closed."""
+        """End all connections. Each task closes its own, so that no connection stays half closed."""
         self._is_over.set()
         self._is_over = asyncio.Event()
 
     @abstractmethod
     def pumps(self, client: End, server: End) -> tuple[Pump, Pump]:
-        """The coroutines that carry questions and answers. The connection ends when one of them returns."""
+        """The coroutines that carry requests and answers. The connection ends when one of them returns."""
 
     async def _listen(self, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._accept, "127.0.0.1", port)
@@ -85,14 +85,14 @@ async def _until(event: asyncio.Event) -> None:
 
 
 async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """A pump that loses nothing."""
+    """A pump that drops nothing."""
     while data := await source.read(65536):
         target.write(data)
         await target.drain()
 
 
 class Blackhole(Relay):
-    """In front of either server: carries everything, until the network swallows everything."""
+    """In front of either server. It carries everything, and drops everything within `swallowing`."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
@@ -101,9 +101,9 @@ class Blackhole(Relay):
 
     @asynccontextmanager
     async def swallowing(self) -> AsyncIterator[None]:
-        """Nothing arrives that is sent, on open connections either, and new connections are not answered.
+        """Nothing that is sent arrives, not even on open connections, and new connections are not answered.
 
-        At the end all of it is delivered, as TCP does, which has tried again meanwhile.
+        At the end everything is delivered, because TCP retransmits.
         """
         assert self._listener is not None
         self._listener.close()
@@ -124,7 +124,7 @@ class Blackhole(Relay):
 
 
 class LostAnnouncements(Relay):
-    """In front of Redis: drops some published messages, delays some, and passes everything else."""
+    """In front of Redis. It drops some published messages, delays some, and passes everything else."""
 
     def __init__(self, host: str, port: int, *, dropped: float, late_seconds: float, seed: int) -> None:
         super().__init__(host, port)
@@ -159,17 +159,17 @@ def _write(client: asyncio.StreamWriter, data: bytes) -> None:
 
 
 class Fate(Enum):
-    """How an answer to a write ends."""
+    """What happens to an answer to a write."""
 
     CARRIED = auto()
     LOST = auto()
-    """Lost with its own connection: the client may ask again at once."""
+    """Lost with its own connection. The client can ask again at once."""
     LOST_WITH_ALL = auto()
-    """Lost with all connections, and the next ones are refused: the client cannot ask again."""
+    """Lost with all connections, and the next ones are refused. The client cannot ask again."""
 
 
 def one_in(answers: int) -> Iterator[Fate]:
-    """One in so many is lost, every second of these with all connections."""
+    """Fates by which one in `answers` is lost, every second of these with all connections."""
     for number in count(1):
         if number % answers:
             yield Fate.CARRIED
@@ -178,9 +178,9 @@ def one_in(answers: int) -> Iterator[Fate]:
 
 
 class LostAnswers(Relay):
-    """In front of PostgreSQL: loses answers to writes after their commit. Each has a fate, in the order they come.
+    """In front of PostgreSQL. It drops answers to writes after their commit, by the fates in their order.
 
-    After one that was `LOST_WITH_ALL` it refuses so many connections, one after the other.
+    After a `LOST_WITH_ALL` it refuses this many connections in a row.
     """
 
     def __init__(self, host: str, port: int, fates: Iterator[Fate], *, refuses: int) -> None:

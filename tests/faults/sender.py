@@ -29,19 +29,19 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     callers: int = 10
     pause_seconds: float = 0
-    """After each call of a caller, so that a load lasts as long as a fault."""
+    """The pause after each call of a caller, so that the load lasts as long as the fault."""
     changes: float = 0.1
-    """The share of messages that are edited, and of those half are deleted too."""
+    """The share of messages that are edited. Half of these are deleted too."""
     repeats: float = 0.05
-    """The share of messages that are sent again after they were acknowledged."""
+    """The share of acknowledged messages that are sent again."""
     verifies: bool = False
-    """Whether it reads its message after each call, and gives up a call whose error excludes that it was made."""
+    """Whether it reads its message after each call, and abandons a call whose error shows that it was not made."""
     left_behind: list[Path] = []
-    """Histories of senders that were killed. Their unanswered sends are repeated, under the same ids."""
+    """Histories of killed senders. Their unanswered sends are repeated with the same ids."""
 
 
 class Sender:
-    """The calls of one hub, recorded before and after."""
+    """The calls of one hub, each recorded before and after."""
 
     def __init__(self, hub: Hub, plan: Plan, history: History) -> None:
         self._hub = hub
@@ -89,7 +89,7 @@ class Sender:
             )
 
     async def _repeat(self, began: Began, call: Callable[[], Awaitable[Message]]) -> bool:
-        """Repeat the call until it is acknowledged or given up; whether it was acknowledged."""
+        """Repeat the call until it is acknowledged or abandoned. Returns whether it was acknowledged."""
         self._history.write(began)
         is_made = await self._is_made(began.call, call)
         if self._plan.verifies:
@@ -127,7 +127,7 @@ class Sender:
 
 
 def unanswered(histories: list[Path]) -> list[Began]:
-    """The sends that were begun, and that have no recorded answer."""
+    """The sends that began and have no recorded answer."""
     found = []
     for path in histories:
         records = read(path)
@@ -141,7 +141,7 @@ def unanswered(histories: list[Path]) -> list[Began]:
 
 
 async def started(settings: Settings) -> Hub:
-    """Open a hub, as often as it takes, as a supervisor of services does."""
+    """Open a hub, and repeat that until it succeeds, as a supervisor of services does."""
     while True:
         try:
             return await Hub(settings).start()

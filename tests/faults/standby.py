@@ -61,25 +61,25 @@ class Standby:
         await self._server.stop()
 
     async def promote(self) -> None:
-        """Make it a primary, which it is when this returns."""
+        """Promote it. It is a primary when this returns."""
         await execute(self._superuser, "SELECT pg_promote()")
 
     async def synchronous(self) -> None:
-        """Let the primary acknowledge no commit that the standby does not have."""
+        """Have the primary acknowledge only commits that the standby has."""
         await execute(self._primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
         await until_it_answers(lambda: self._replicates("sync_state = 'sync'"))
 
     async def asynchronous(self) -> None:
-        """Let the primary acknowledge commits without the standby again, also those that wait for it."""
+        """Have the primary acknowledge commits without the standby again, including those that wait for it."""
         await execute(self._primary, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 
     async def cut_off(self) -> None:
-        """Let it receive nothing of what is committed from now on. It has replayed the rest when this returns."""
+        """Keep later commits from the standby. It has replayed all earlier ones when this returns."""
         await execute(self._superuser, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         await until_it_answers(self._is_cut_off)
 
     async def delay(self, milliseconds: int) -> None:
-        """Let it replay each commit so much later than it was made."""
+        """Have it replay each commit with this delay."""
         await execute(
             self._superuser,
             f"ALTER SYSTEM SET recovery_min_apply_delay = {milliseconds}",
@@ -87,7 +87,7 @@ class Standby:
         )
 
     async def pause(self) -> None:
-        """Let it receive the log of the primary, and replay nothing."""
+        """Have it receive the log of the primary without replaying it."""
         await execute(self._superuser, "SELECT pg_wal_replay_pause()")
 
     async def resume(self) -> None:
@@ -121,7 +121,7 @@ class Standby:
         return await _holds(self._primary, f"SELECT count(*) > 0 FROM pg_stat_replication WHERE {condition}")
 
     async def _has_replayed_all(self) -> bool:
-        """Whether its startup process has found no more of the log anywhere."""
+        """Whether its startup process has found no further part of the log."""
         event = "RecoveryRetrieveRetryInterval"
         return await _holds(
             self._superuser, f"SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = '{event}'"

@@ -1,4 +1,4 @@
-"""Administrators act on servers under load. Callers get a typed error at most, and go on as before."""
+"""Administrators act on servers under load. Callers get at most a typed error, and continue afterwards."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TERMINATE = """
         AND pid <> pg_backend_pid()
 """
 
-# Columns of each table that are widened, and their types. A statement that was prepared before has another result
-# then, and PostgreSQL refuses to run it.
+# The columns of each table that are widened, and their types. They change the result of prepared statements, which
+# PostgreSQL then refuses to run.
 WIDENED = {
     "users": {"username": "varchar(50)", "email": "varchar(255)", "avatar_url": "varchar(500)"},
     "rooms": {"name": "varchar(100)"},
@@ -34,7 +34,7 @@ WIDENED = {
     "messages": {"message_type": "varchar(20)"},
     "room_events": {"kind": "varchar(20)"},
 }
-# PostgreSQL refuses another type for a column that a trigger names, so an administrator makes the trigger again.
+# PostgreSQL refuses another type for a column that a trigger names, so the administrator recreates the trigger.
 [TRIGGER] = [step.sql for step in steps("up", "0019") if " TRIGGER " in step.sql]
 STALE = "the schema was changed under the statement"
 
@@ -55,7 +55,7 @@ async def redis_restarted(chat: Chat, fragile: FragileServers) -> AsyncIterator[
 
 @asynccontextmanager
 async def backends_terminated(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    """All backends, over and over."""
+    """Terminate all backends repeatedly."""
     connection = await connect(fragile.administrator(chat.settings.postgres))
     ended = 0
 
@@ -88,7 +88,7 @@ def changes() -> Iterator[str]:
 
 @asynccontextmanager
 async def tables_changed(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    """All tables, over and over. At the end they are as before."""
+    """Change all tables repeatedly. At the end they are as before."""
     connection = await connect(chat.settings.postgres)
     is_over = asyncio.Event()
 

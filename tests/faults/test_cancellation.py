@@ -1,4 +1,4 @@
-"""Callers are cancelled at random awaits. They leave nothing behind, and other callers are not harmed."""
+"""Callers are cancelled at random awaits. They leave nothing behind and do not affect other callers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 POOL_SIZE = 5
 CALLERS = 20
-# Some calls delete rows that others need, so each caller begins a new world after so many.
+# Some calls delete rows that others need, so each caller creates a new world after this many calls.
 CALLS_IN_A_WORLD = 10
-# Instead of the default of five seconds, for which this test would wait.
+# The default is five seconds, and this test would wait for it.
 GRACE_SECONDS = 0.2
 
 LEFT = """
@@ -44,7 +44,7 @@ LEFT = """
             AND pid <> pg_backend_pid()
     )
 """
-# An autovacuum worker is none.
+# Without autovacuum workers.
 CONNECTIONS = """
     SELECT count(*)
     FROM pg_stat_activity
@@ -63,7 +63,7 @@ async def ask(settings: Settings, question: str) -> int:
 
 
 async def keys_left(settings: Settings) -> list[str]:
-    """Keys without a TTL, except sessions, which the calls make on purpose."""
+    """Keys without a TTL, except sessions, which the calls create on purpose."""
     connection = Connection(settings.redis)
     await connection.start()
     try:
@@ -76,16 +76,16 @@ async def keys_left(settings: Settings) -> list[str]:
 
 
 def sockets() -> set[str]:
-    """The sockets that this process has open."""
+    """The number of open sockets of this process."""
     links = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # that of the folder itself
+        with suppress(FileNotFoundError):  # the descriptor of the folder itself
             links.add(str(descriptor.readlink()))
     return {link for link in links if link.startswith("socket:")}
 
 
 def kinds_in(world: World, folder: Path) -> dict[str, Call]:
-    """Every public call, and two that do not end by themselves."""
+    """Every public call, and two calls that do not end by themselves."""
     hub, user_id, room_id = world.hub, world.ada.id, world.room.id
 
     async def follow_while_online() -> None:
@@ -104,7 +104,7 @@ def kinds_in(world: World, folder: Path) -> dict[str, Call]:
 
 
 async def cancelled_somewhere(call: Call) -> bool:
-    """Whether it was cancelled before it ended."""
+    """Cancel the call at a random await. Returns whether it was cancelled before it ended."""
     task = asyncio.ensure_future(call())
     if random.random() < 0.5:
         for _ in range(random.randrange(40)):
@@ -154,7 +154,7 @@ async def test_cancelled_calls_leave_no_task_connection_lock_or_lease(
 
         await until_it_answers(nothing_is_left)
         await until_it_answers(all_are_offline)
-        # Each connection of the pool can be held at the same time: no cancelled call keeps one.
+        # All connections of the pool can be held at the same time, so no cancelled call keeps one.
         async with asyncio.timeout(HANGS_AFTER_SECONDS), AsyncExitStack() as stack:
             for _ in range(POOL_SIZE):
                 await (await stack.enter_async_context(hub.transaction())).users.get(chat.user_ids[0])

@@ -1,6 +1,6 @@
-"""A checker is only worth something if it finds what it looks for. Each violation is made up here and found.
+"""The checker finds each kind of violation in histories that are made up for it.
 
-`tests/test_log_checks.py` has those of logs and of followers.
+`tests/test_log_checks.py` has the violations of logs and of followers.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def test_loss_of_acknowledged_edit_is_found() -> None:
     edited = [*SENDING, edit(30, 3, TWO, "two, edited"), Acknowledged(31, 3, 3)]
     event, content = LogEntry(4, "edited", TWO), {TWO: "two, edited"}
     assert list(checker.lost([edited], stored(*LOG, event, contents=content))) == []
-    assert list(checker.lost([edited], stored(*LOG, event)))  # the old content
-    assert list(checker.lost([edited], stored(*LOG, contents=content)))  # no entry in the log
+    assert list(checker.lost([edited], stored(*LOG, event)))  # with the old content
+    assert list(checker.lost([edited], stored(*LOG, contents=content)))  # without an entry in the log
 
 
 def test_edit_without_answer_may_be_made_or_not() -> None:
@@ -204,7 +204,7 @@ def test_message_that_overtook_an_acknowledged_one_is_found() -> None:
     assert list(checker.out_of_order([SENDING], swapped))
     other_process: list[Record] = [send(20, 1, TWO, "two"), Acknowledged(22, 1, 2)]
     assert list(checker.out_of_order([SENDING[:3], other_process], swapped))
-    assert list(checker.out_of_order([SENDING[:3], other_process[:1]], swapped))  # also without an answer
+    assert list(checker.out_of_order([SENDING[:3], other_process[:1]], swapped))  # even without an answer
 
 
 def test_messages_of_overlapping_calls_may_have_any_order() -> None:

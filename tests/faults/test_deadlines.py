@@ -33,10 +33,10 @@ from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 1.0
-# With enough connections each statement is sent. With few, most calls wait for a connection.
+# With many connections each statement is sent. With few connections most calls wait for one.
 ENOUGH, FEW = 90, 5
 
-# These end with what they wait for, and a load of history after half a minute (docs/guarantees.md).
+# These have no deadline of their own. An import of history ends after half a minute (docs/guarantees.md).
 WITHOUT_DEADLINE = {"presence.watch", "typing.watch", "history.load"}
 
 QUESTIONS_TO_REDIS = {"sessions.get_session", "sessions.list", "presence.devices", "typing.typing_users"}
@@ -72,7 +72,7 @@ async def outcome_of(name: str, call: Callable[[], Awaitable[object]]) -> Outcom
 
 
 async def answered(call: Callable[[], Awaitable[T]]) -> T:
-    """The result, after as many tries as it takes: a server that is back is not found at once."""
+    """Repeat the call until it succeeds. A server that is back is not found at once."""
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while True:
             try:
@@ -94,7 +94,7 @@ class Caller:
         return calls_in(await answered(lambda: world_in(self.hub)), self._folder)
 
     async def pool_is_whole(self) -> None:
-        """Wait until no connection is used or waited for, and all can be had at the same time."""
+        """Wait until no connection is in use or waited for, and all can be held at the same time."""
         use = self._measured.use
         await until(lambda: use().in_use == use().waiting == 0)
 
@@ -111,7 +111,7 @@ class Caller:
         assert use().open == use().limit
 
     async def outcomes_during(self, silence: Silence) -> list[Outcome]:
-        """Make all calls at once, and then start another hub. Each error has to be one of hubbub's."""
+        """Make all calls at once, and then start another hub. Each error has to be a `HubbubError`."""
         calls = [item for item in (await self.calls()).items() if item[0] not in WITHOUT_DEADLINE]
         await self.pool_is_whole()
         another = Hub(self.hub.settings)
@@ -122,7 +122,7 @@ class Caller:
         return outcomes
 
     async def all_are_answered(self) -> None:
-        """Wait until every call is answered again. A call may need a row that another one has deleted."""
+        """Wait until every call is answered again, or refused for a row that another call has deleted."""
         for call in (await self.calls()).values():
             with suppress(NotFound, NotAMember, Conflict):
                 await answered(call)

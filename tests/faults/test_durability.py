@@ -1,4 +1,4 @@
-"""PostgreSQL is killed under load. All that it had acknowledged is stored when it is back."""
+"""PostgreSQL is killed under load. After its recovery all acknowledged changes are stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_acknowledged_calls_survive_kill_9_of_postgresql(
 async def test_loss_is_found_when_the_server_acknowledges_before_it_writes(
     chat: Chat, fragile: FragileServers
 ) -> None:
-    """The test above finds losses: without synchronous_commit, the same load and the same kill lose messages."""
+    """The test above can find losses: without synchronous_commit the same load and kill lose messages."""
     database = chat.settings.postgres.database
     await execute(chat, f"ALTER DATABASE {database} SET synchronous_commit = off")
     lost: list[str] = []

@@ -1,4 +1,4 @@
-"""One process sends and follows as fast as it can. No turn of its event loop is late for long."""
+"""One process sends and follows as fast as it can. No turn of its event loop has a long delay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from faults.worker import Worker
 
 
 @pytest.mark.guarantee("G9", "50 senders and 50 followers in one process")
-async def test_no_turn_of_the_event_loop_is_held_up(chat: Chat, tmp_path: Path, figures: Figures) -> None:
+async def test_no_turn_of_the_event_loop_is_delayed(chat: Chat, tmp_path: Path, figures: Figures) -> None:
     """Time in which the process waited for a processor is not counted: the machine may be busy."""
     plan = busy.Plan(
         tmp_path / "busy", chat.user_ids, chat.room_ids, senders=50, followers=50, seconds=4 * SCALE.fault_seconds

@@ -1,4 +1,4 @@
-"""The primary is killed or frozen, and its standby promoted: processes that know both hosts find the new one."""
+"""The primary is killed or frozen, and its standby is promoted. Processes with both hosts find the new primary."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from hubbub.postgres import connect
 from waiting import until_it_answers
 
 MORE = 60
-"""Calls that are acknowledged before the standby is cut off, again before the fault, and again after it."""
+"""Acknowledged calls before the standby is cut off, between that and the fault, and after the fault."""
 ENDLESS = 1_000_000
 
 
 async def test_retry_of_a_cancelled_send_is_acknowledged_only_once_the_standby_has_the_message(pair: Pair) -> None:
-    """PostgreSQL commits without the standby where a COMMIT is cancelled that waits for it."""
+    """If a COMMIT that waits for the standby is cancelled, PostgreSQL commits without the standby."""
     await pair.standby.synchronous()
     postgres = replace(pair.settings.postgres, host="127.0.0.1", deadline_seconds=5)
     watcher = await connect(postgres)
@@ -106,7 +106,7 @@ async def test_rooms_that_lost_commits_in_a_failover_get_a_resync(
     async with chats.opened(pair.hosts, tmp_path, rooms=3) as chat:
         for _ in range(SCALE.followers):
             await chat.follower()
-        # Without edits: that of a lost message raises NotFound, as it should.
+        # Without edits: the edit of a lost message rightly raises NotFound.
         await chat.sender(ENDLESS, seed=1, pause_seconds=chats.PAUSE_SECONDS, changes=0)
         await chat.acknowledged(MORE)
         await pair.standby.cut_off()
@@ -150,7 +150,7 @@ def has_seen_more(history: list[Record], kept: dict[UUID, int]) -> bool:
 
 
 def lost_before(chat: Chat, stored: checker.Stored, kept: dict[UUID, int]) -> list[UUID]:
-    """Messages that are lost, though the standby had them before it was cut off."""
+    """Lost messages that the standby had received before it was cut off."""
     sent = checker.sent_in(chat.sent)
     in_standby = {id for id, one in sent.items() if any(seq <= kept[one.room_id] for seq in one.seqs)}
     return [id for id in in_standby if id not in stored.contents]

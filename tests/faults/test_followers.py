@@ -1,4 +1,4 @@
-"""Servers die, freeze and lose announcements, processes are killed. Followers receive the log, once, in order."""
+"""Followers receive the log once and in order despite server faults, lost announcements and killed processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hubbub import Options
 from hubbub.redis import Connection
 
 HEARTBEAT_SECONDS = Options().follow_heartbeat_seconds
-# For a comparison of heads and a read of the log.
+# The time for a comparison of heads and a read of the log.
 SLACK_SECONDS = 0.3
 KILLS = 3
 
@@ -55,7 +55,7 @@ async def redis_frozen(chat: Chat, fragile: FragileServers) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def subscriptions_cut(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    """All subscriptions, over and over."""
+    """Cut all subscriptions repeatedly."""
     connection = Connection(chat.settings.redis)
     await connection.start()
 

@@ -1,4 +1,4 @@
-"""A relay sees whole messages, and which answers are answers to a write, however the stream is cut into pieces."""
+"""A relay finds whole messages and the answers to writes, however the stream is cut into pieces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = b"D\x00\x00\x00\x06\x00\x00"
 
 
 @pytest.mark.parametrize("piece", [1, 2, 7, 1_000])
-def test_published_messages_of_redis_are_told_from_answers(piece: int) -> None:
+def test_published_messages_of_redis_are_distinguished_from_replies(piece: int) -> None:
     stream = b"".join([*REST, PUBLISHED, *REST])
     replies = Replies()
     frames = [frame for at in range(0, len(stream), piece) for frame in replies.feed(stream[at : at + piece])]

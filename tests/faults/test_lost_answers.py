@@ -1,4 +1,4 @@
-"""The answer to a change is lost after its commit. hubbub asks again, or the error says `outcome_unknown`."""
+"""The answer to a change is lost after its commit. hubbub repeats it, or the error has `outcome_unknown`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waiting import until_it_answers
 
 
 class Losing(NamedTuple):
-    """A hub behind a relay that carries everything until the next answer to a change is to be lost."""
+    """A hub behind a relay that passes everything until it is told to lose the next answer to a change."""
 
     hub: Hub
     fates: list[Fate]
@@ -42,14 +42,14 @@ class Losing(NamedTuple):
 
 
 def fates_of(coming: list[Fate]) -> Iterator[Fate]:
-    """The fates in the list, one after the other; while it is empty, each answer is carried."""
+    """The fates in the list, each once. While the list is empty, each answer is delivered."""
     while True:
         yield coming.pop() if coming else Fate.CARRIED
 
 
 @pytest.fixture
 def settings(settings: Settings, servers: Settings) -> Settings:
-    """With a prefix in Redis: no user is online there whom another test left, and whose end a hub would store."""
+    """Settings with a prefix in Redis, under which no user of another test is still online."""
     return replace(settings, redis=replace(servers.redis, prefix=f"{uuid4().hex}:"))
 
 
@@ -64,7 +64,7 @@ async def losing(settings: Settings) -> AsyncIterator[Losing]:
 
 
 class Change(NamedTuple):
-    """A change, the state that it changes, and the state that was asked for."""
+    """A change, the state that it changes, and the requested state."""
 
     make: Callable[[Hub, World], Awaitable[object]]
     state: Callable[[Hub, World], Awaitable[object]]
@@ -96,7 +96,7 @@ async def unread(hub: Hub, world: World) -> int:
     return await hub.receipts.unread_count(world.room.id, world.bob.id)
 
 
-# hubbub repeats these by itself. The error of the others says at once that they may have been made.
+# hubbub repeats these by itself. The others raise at once, with `outcome_unknown`.
 REPEATED = {
     "edit": Change(lambda hub, w: hub.messages.edit(w.message.id, "better", by=w.ada.id), content, "better"),
     "delete": Change(lambda hub, w: hub.messages.delete(w.message.id, by=w.ada.id), content, ""),
@@ -146,7 +146,7 @@ async def test_change_whose_answer_is_lost_with_all_connections_has_unknown_outc
 
 
 @pytest.mark.guarantee("G2", "the answer to each kind of change cut off, and then no connection to ask again")
-async def test_error_of_every_change_whose_answer_is_lost_says_outcome_unknown(
+async def test_error_of_every_change_whose_answer_is_lost_has_outcome_unknown(
     hub: Hub, losing: Losing, tmp_path: Path, figures: Figures
 ) -> None:
     unknown = set()

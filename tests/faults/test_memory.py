@@ -1,4 +1,4 @@
-"""A follower reads nothing while many messages come. Its memory is bounded, and later it receives all of them."""
+"""A follower reads nothing while many messages are sent. Its memory is bounded, and later it receives them all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def megabytes(worker: Worker) -> float:
 
 
 async def flood(chat: Chat, messages: int) -> None:
-    """Send from this process, without a history: the database has what was sent."""
+    """Send from this process without a history. The database has the messages."""
     numbers = iter(range(messages))
     async with Hub(chat.settings) as hub:
 
@@ -37,14 +37,14 @@ async def flood(chat: Chat, messages: int) -> None:
 
 @pytest.mark.guarantee("G8", f"{SCALE.stalled:,} messages of 1 kB while a follower reads nothing")
 async def test_stalled_follower_takes_bounded_memory_and_misses_nothing(chat: Chat, figures: Figures) -> None:
-    """One buffer is bounded by the number of what waits. The other has room for all, and is bounded in bytes."""
-    # Both are live when they stall: they have read the joinings, which are the whole log.
+    """One buffer is bounded by its number of events. The other has space for all, and is bounded in bytes."""
+    # Both are live when they stall, because they have read the whole log, which is only the joins.
     joins = len(chat.room_ids) * len(chat.user_ids)
     stalled = [await chat.follower(stalls_after=joins, buffer=buffer) for buffer in (100, 100_000)]
     await chat.converged()
     before = [megabytes(worker) for worker in stalled]
     await flood(chat, SCALE.stalled)
-    witness = await chat.follower()  # another process has read all of it, so these have heard of it
+    witness = await chat.follower()  # has read everything, so all announcements were published
     await chat.converged(witness)
     waiting = [megabytes(worker) - at_first for worker, at_first in zip(stalled, before, strict=True)]
     for worker in stalled:

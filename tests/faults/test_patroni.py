@@ -1,4 +1,4 @@
-"""Patroni fails over while a chat is under load, by kill -9 of a node, by freezing it, and by a switchover."""
+"""Patroni fails over under the load of a chat, after a kill -9 or a freeze of a node, and by a switchover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A read replica that replays late or not at all, is killed or promoted: no read lacks what its process knows."""
+"""A read replica replays late or not at all, is killed or promoted. No process reads data older than its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def in_service(hub: Hub, number: int = 1) -> None:
 
 
 class Reader:
-    """Changes a room, and reads it in all ways. `stale` are the reads that did not show the change."""
+    """Changes a room, and reads it in all ways. `stale` has the reads without the change."""
 
     def __init__(self, hub: Hub, room_id: UUID, user_id: UUID, seed: int) -> None:
         self._hub = hub
@@ -131,7 +131,7 @@ async def test_feed_of_changes_waits_while_its_server_is_a_standby(pair: Pair) -
     async with Hub(on_standby, instrumentation=names) as hub, hub.changes.follow() as feed:
         with pytest.raises(Unavailable, match="the server takes no changes"):
             await hub.changes.end()
-        await until(lambda: hub._pool.size == 0)  # a statement in the background may hold one
+        await until(lambda: hub._pool.size == 0)  # a background statement may hold a connection
         first = asyncio.create_task(anext(feed))
         await until(lambda: names.counts["changes.read"] > 10)
         await pair.standby.promote()
@@ -143,7 +143,7 @@ async def test_feed_of_changes_waits_while_its_server_is_a_standby(pair: Pair) -
 async def test_rooms_without_recent_changes_are_read_on_the_replica(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine one late answer would take the replica out of service.
+    # The default would take the replica out of service for one late answer on a busy machine.
     monkeypatch.setattr(replicas, "READ_SECONDS", HANGS_AFTER_SECONDS)
     monkeypatch.setattr(replicas, "LAG_SECONDS", HANGS_AFTER_SECONDS)
     names = Names()
@@ -176,7 +176,7 @@ async def test_rooms_without_recent_changes_are_read_on_the_replica(
         assert not names.counts.keys() & {"messages.page", "messages.page_json", "log.read", "replicas.head"}
 
 
-async def test_replica_that_replays_nothing_is_left_and_used_again(pair: Pair) -> None:
+async def test_replica_that_replays_nothing_is_taken_out_of_service_and_used_again(pair: Pair) -> None:
     async with Hub(pair.replicated) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
@@ -201,7 +201,7 @@ async def until_read_on_replica(hub: Hub, names: Names, sent: Message) -> None:
     await until_it_answers(is_read)
 
 
-async def test_replica_that_hangs_is_left_and_its_reads_end_on_the_primary(pair: Pair) -> None:
+async def test_replica_that_hangs_is_taken_out_of_service_and_its_reads_end_on_the_primary(pair: Pair) -> None:
     names = Names()
     async with Hub(pair.replicated, instrumentation=names) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
@@ -239,7 +239,7 @@ async def test_reads_go_on_while_a_replica_is_killed_and_promoted(pair: Pair) ->
         sent = await hub.messages.send(room.id, user.id, "hello")
         await in_service(hub)
         await pair.standby.promote()
-        # On its own it would show a message that the primary does not have.
+        # A promoted standby that is read alone would show a message that the primary does not have.
         await execute(pair.standby.settings, "UPDATE messages SET content = 'of another log'")
         assert (await hub.messages.page(room.id)).items == [sent]
         await in_service(hub, 0)
@@ -249,7 +249,7 @@ async def test_reads_go_on_while_a_replica_is_killed_and_promoted(pair: Pair) ->
 
 
 async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(pair: Pair) -> None:
-    """The replica does not have the removal yet, which another process made, nor what came after it."""
+    """The replica has neither the removal, which another process made, nor later entries."""
     async with Hub(pair.replicated) as hub, Hub(pair.replicated) as other:
         ada = await other.users.create("ada@example.org", "ada", "!")
         bob = await other.users.create("bob@example.org", "bob", "!")

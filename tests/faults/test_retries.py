@@ -1,4 +1,4 @@
-"""Answers are lost after the commit, or their senders are killed. The message is sent again and stored once."""
+"""Answers are lost after the commit, or senders are killed. The message is sent again and stored once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from faults.sender import unanswered
 async def test_change_is_made_once_when_its_answer_is_lost_and_not_at_all_when_it_is_refused(
     chat: Chat, figures: Figures
 ) -> None:
-    """Authors read their own messages after each call, and give up calls that were not made."""
+    """Authors read their messages after each call, and abandon calls that were not made."""
     postgres = chat.settings.postgres
     async with LostAnswers(postgres.host, postgres.port, one_in(100), refuses=10) as relay:
         through = replace(chat.settings, postgres=replace(postgres, port=relay.port))

@@ -1,5 +1,5 @@
-"""The database is put back to an earlier state and other messages are written on top, as by a restore or by a
-failover that lost commits. Followers that have received a lost entry get a `Resync`."""
+"""The database is reset to an earlier state and receives other messages, as after a restore or a failover that
+lost commits. Followers that have received a lost entry get a `Resync`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hubbub.postgres import Pool, Statement, connect
 from waiting import until_it_answers
 
 KEPT = 20
-"""Messages of each room that are in the earlier state."""
+"""Messages per room in the earlier state."""
 GONE = 10
-"""Messages that come after it."""
+"""Messages per room after it."""
 
 
 ANYTHING = Statement("test.anything", int, "SELECT 1")
 
 
 class Backup:
-    """An earlier state of a database, in another one on the same server."""
+    """An earlier state of a database, in another database on the same server."""
 
     def __init__(self, database: PostgresSettings) -> None:
         self._settings = database
@@ -38,12 +38,12 @@ class Backup:
         self._maintenance = replace(database, database="chatapp")
 
     async def take(self) -> None:
-        """Copy the database. No session may be connected then, and a pooler keeps idle ones."""
+        """Copy the database. No session may be connected, not even an idle one of a pooler."""
         await until_it_answers(self._is_unused)
         await self._run(f"CREATE DATABASE {self._database}_earlier TEMPLATE {self._database}")
 
     async def put_back(self) -> None:
-        """Put it back while others are connected, and will connect again."""
+        """Restore it while others are connected. They will reconnect."""
         await self._run(f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS false")
         await until_it_answers(self._is_unused)
         await self._run(f"DROP DATABASE {self._database}")
@@ -51,7 +51,7 @@ class Backup:
         await until_it_answers(self._is_there)
 
     async def _is_there(self) -> bool:
-        """A pooler that was refused connects again only after a while."""
+        """Whether the database can be reached. A refused pooler reconnects only after a while."""
         pool = Pool(self._settings)
         try:
             await pool.fetch_all(ANYTHING)
@@ -81,7 +81,7 @@ class Backup:
 
 
 async def talk(chat: Chat, messages: int, content: str, rooms: int) -> None:
-    """Send so many messages to each of the first rooms."""
+    """Send `count` messages to each of the first rooms."""
     async with Hub(chat.settings) as hub:
         for n in range(messages):
             for room_id in chat.room_ids[:rooms]:
@@ -137,7 +137,7 @@ async def test_followers_of_a_rewound_log_get_a_resync(chat: Chat, on_top: int, 
 
 
 async def resyncs_in_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
-    """How many of these cursors are answered by a page with a `Resync` alone."""
+    """The number of these cursors that are answered by a page with only a `Resync`."""
     async with Hub(chat.settings) as hub:
         pages = [await hub.messages.since(room_id, cursor) for room_id, cursor in after.items()]
     return sum(len(page.items) == 1 and isinstance(page.items[0], Resync) for page in pages)

@@ -1,4 +1,4 @@
-"""A server has no connection free, or no disk. Callers get that error, nothing is lost, and they go on later."""
+"""A server has no free connection or no disk space. Callers get that error, lose nothing, and continue later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hubbub import Hub, Settings, Unavailable, migrations
 from hubbub.postgres import connect
 from waiting import until, until_it_answers
 
-# A new cluster takes 55 MB of it.
+# A new cluster takes 55 MB of the disk.
 MEGABYTES = 128
 NO_CONNECTION = "the server has no connection free"
 NO_DISK = "the server is out of disk space or memory"
@@ -35,8 +35,8 @@ TERMINATE = """
     WHERE backend_type = 'client backend'
         AND application_name = 'hubbub'
 """
-# Whether the others and the administrator have all connections. One of the application that is still logging in is
-# in no view, and would be free when it is lost.
+# Whether the other clients and the administrator have all connections. A connection of the application that is
+# still logging in is in no view, and would become free when it is lost.
 NONE_IS_LEFT = """
     SELECT count(*) = current_setting('max_connections')::integer
         - current_setting('superuser_reserved_connections')::integer
@@ -47,7 +47,7 @@ NONE_IS_LEFT = """
 
 
 class OtherClients:
-    """Take every connection that the server gives to clients without superuser rights."""
+    """Clients that take every connection the server allows without superuser rights."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         others = replace(settings.postgres, connect_timeout_seconds=30)
@@ -55,7 +55,7 @@ class OtherClients:
         self._stack = stack
 
     async def take_all(self) -> None:
-        """Also those of the application, once they are terminated."""
+        """Take all connections, including those of the application after it was terminated."""
         while await self._take_one():
             pass
 
@@ -76,7 +76,7 @@ async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterat
         )
         stack.push_async_callback(administrator.close)
         others = OtherClients(chat.settings, stack)
-        # The hub keeps the connection that it has, and gets no other.
+        # The hub keeps its one connection and gets no other.
         async with Hub(chat.settings) as hub, hub.transaction() as tx:
             await others.take_all()
             with pytest.raises(Unavailable, match=NO_CONNECTION) as caught:
@@ -121,7 +121,7 @@ PIECE = bytes(65_536)
 
 
 class SmallDisk:
-    """A file system so small that a test can fill it, at `folder`."""
+    """A file system at `folder`, so small that a test can fill it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ class SmallDisk:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Fill it to the last byte."""
+        """Fill the disk to the last byte."""
         with self._ballast.open("wb", buffering=0) as ballast:
             _fill(ballast)
         try:
@@ -140,7 +140,7 @@ class SmallDisk:
 
 def _fill(file: FileIO) -> None:
     try:
-        # A write that is cut short has come to the end, and the next one raises.
+        # A partial write has reached the end of the disk, and the next one raises.
         while file.write(PIECE):
             pass
     except OSError as error:
@@ -160,13 +160,13 @@ def mounted(folder: Path, *, megabytes: int) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(folder)
     finally:
-        # Lazily: it has to go even if a server that does not stop has files on it.
+        # Lazily, because a server that did not stop may still have files open on it.
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[SmallDisk]:
-    """Outside of pytest's own folder, which the account of the servers may not enter."""
+    """A disk outside pytest's own folder, which the account of the servers may not enter."""
     with tempfile.TemporaryDirectory(prefix="hubbub-small-") as folder:
         Path(folder).chmod(0o755)
         with mounted(Path(folder), megabytes=MEGABYTES) as disk:
@@ -175,7 +175,7 @@ def small_disk() -> Iterator[SmallDisk]:
 
 @pytest.fixture
 async def cramped(small_disk: SmallDisk) -> AsyncIterator[FragileServers]:
-    """Servers with all of their files on the small disk."""
+    """Servers with all their files on the small disk."""
     servers = FragileServers(small_disk.folder / "servers")
     yield servers
     await servers.stop()
@@ -190,7 +190,7 @@ async def cramped_chat(cramped: FragileServers, tmp_path: Path) -> AsyncIterator
 
 
 def refusals(chat: Chat) -> int:
-    """How many tries of senders failed because the disk was full."""
+    """The number of attempts of senders that failed because the disk was full."""
     return sum(
         isinstance(record, Failed) and NO_DISK in record.reason for history in chat.sent for record in history
     )
@@ -229,7 +229,7 @@ async def test_acknowledged_calls_survive_crash_of_postgresql_on_full_disk(
     with small_disk.full():
         await use_up_the_log(chat, cramped)
         await chat.until(lambda: chat.errors > 0)
-    await cramped.start()  # it may have ended for good: to start it needs space for the log, too
+    await cramped.start()  # it may have ended, because a start needs space for the log, too
     await chat.acknowledged(100)
     await sender.end()
     await chat.converged()
@@ -239,9 +239,9 @@ async def test_acknowledged_calls_survive_crash_of_postgresql_on_full_disk(
 
 
 async def use_up_the_log(chat: Chat, servers: FragileServers) -> None:
-    """Leave one segment of PostgreSQL's log after the other, until there is no space for the next and it ends.
+    """Switch to the next segment of PostgreSQL's log until the disk has no space for another, and PostgreSQL ends.
 
-    Its own messages cannot tell of that: their file is on the same disk.
+    Its server log cannot report that, because it is on the same disk.
     """
     connection = await connect(servers.administrator(chat.settings.postgres))
     try:

@@ -1,4 +1,4 @@
-"""All processes of an application connect at once: at its start, and after a restart of PostgreSQL."""
+"""All processes of an application connect at once, at its start and after a restart of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ RECEIVED = re.compile(r"^(\S+ \S+) \S+ \[\d+\].* connection received", re.MULTIL
 
 @pytest.fixture
 async def roomy(fragile_folder: Path, fragile_servers: FragileServers) -> AsyncIterator[FragileServers]:
-    """Servers for this test alone, which take so many connections and log each of them."""
-    del fragile_servers  # started first, as they begin in an empty folder
+    """Servers for this test alone that accept as many connections and log each of them."""
+    del fragile_servers  # started first, because they begin in an empty folder
     servers = FragileServers(fragile_folder / "roomy")
     settings = await servers.start()
     await execute(
@@ -76,7 +76,7 @@ class Fleet:
 
     @property
     def tries(self) -> int:
-        """How often all processes together tried to open."""
+        """The number of attempts to open a hub in all processes."""
         return sum(opened.tries for opened in self._opened.values())
 
     async def is_served_again(self, since: int) -> float:
@@ -131,6 +131,6 @@ async def test_many_processes_open_and_reconnect_without_overrunning_the_server(
         f"all served after {opened:.1f} s, {again} opened again, at most {first.most} connection attempts in "
         f"0.1 s; after the restart {served:.1f} s, at most {second.most}, {second.all} in all"
     )
-    # Twice as many as the pools may have are no storm: some come too early, and some are answered too late. On a
-    # busy machine the server is away for longer, and gets more of them.
+    # Twice the size of the pools is acceptable: some attempts are too early, and some get a late answer. On a busy
+    # machine the server is down for longer, and gets more attempts.
     assert not IS_FULL or second.all <= 2 * POOL_SIZE * SCALE.fleet

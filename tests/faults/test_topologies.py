@@ -1,4 +1,4 @@
-"""Redis with Sentinels, and as a cluster: a primary is killed, frozen or demoted under load."""
+"""Redis with Sentinels, and as a cluster. A primary is killed, frozen or demoted under load."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ ROOMS = 3
 ENDLESS = 1_000_000
 
 BACK_SECONDS = 5
-"""How long after the loss announcements are prompt again."""
+"""The time after the loss until announcements are prompt again."""
 
 PROMPT_SECONDS = 0.05
-"""The median delay of an announcement then. Without one it is half a heartbeat."""
+"""The highest median delay of a prompt announcement. Without announcements it is half a heartbeat."""
 
 BACK_DELIVERIES = 200
-"""How many of them the median is of."""
+"""The number of announcements in that median."""
 
 
 class Topology(NamedTuple):
     settings: Settings
     primary: Server
-    """The one to lose, of a session among others."""
+    """The primary that is lost. It has the session, among others."""
     change_over: Callable[[], Awaitable[object]]
-    """The planned failover of it. Returns once another is the primary."""
+    """Its planned failover. Returns once another server is the primary."""
     error_seconds: float
-    """How long after its loss calls may fail."""
+    """The time after its loss in which calls may fail."""
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def _opened(kind: str, settings: Settings, folder: Path) -> AsyncIterator[
                 assert await nodes.ask(replica, "CLUSTER", "FAILOVER") == b"OK"
                 await until_it_answers(lambda: nodes.is_primary(replica))
 
-            # The first node is the only one that the settings name, and has a third of the slots.
+            # The first node, the only one in the settings, has a third of the slots.
             yield Topology(replace(settings, redis=redis), nodes.nodes[0], change_over, NODE_TIMEOUT_SECONDS + 2.5)
 
 
@@ -90,7 +90,7 @@ async def test_loss_of_a_primary_loses_no_event_and_keeps_sessions_and_presence(
         chats.opened(topology.settings, tmp_path, rooms=ROOMS) as chat,
         Hub(topology.settings) as hub,
     ):
-        # Of many users, so that some are in the slots of the primary that is lost.
+        # Sessions of many users, so that some are in the slots of the lost primary.
         owners = [*chat.user_ids, *[new_id() for _ in range(20)]]
         tokens = [await hub.sessions.create_session(user_id) for user_id in owners]
         online = [hub.presence.online(user_id) for user_id in chat.user_ids]
@@ -108,13 +108,13 @@ async def test_loss_of_a_primary_loses_no_event_and_keeps_sessions_and_presence(
                 try:
                     wrong += await hub.sessions.get_session(token) is None
                 except Unavailable:
-                    # A primary that hangs holds each call until its deadline. The last one that fails counts.
+                    # A hanging primary delays each call until its deadline. The last failed call counts.
                     failed.append(began if loss == "freeze" else now())
                 await asyncio.sleep(0.05)
 
         await chat.sender(ENDLESS, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
         await chat.acknowledged(50)
-        await asyncio.sleep(0.5)  # for the replicas, which a loss may overtake
+        await asyncio.sleep(0.5)  # until the replicas have the writes
         reading = [asyncio.create_task(read_session(token)) for token in tokens]
         lost_at = now()
         if loss == "planned":

@@ -1,4 +1,4 @@
-"""Redis is down from beginning to end."""
+"""Redis is down from the start to the end."""
 
 from __future__ import annotations
 

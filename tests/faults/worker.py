@@ -1,6 +1,6 @@
-"""A process of the load, from both sides: how a test starts and ends it, and how it learns its plan.
+"""A process of the load, from both sides: a test starts and ends it, and the process reads its plan.
 
-No process outlives its test: it ends when its standard input does.
+No process outlives its test, because it ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Worker:
         with errors.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-m", module, msgspec.json.encode(plan, enc_hook=str).decode()),
-                # It finds hubbub and this package where this process finds them.
+                # It imports hubbub and this package from the same folders as this process.
                 env={**settings.to_env(), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=PIPE,
                 stdout=DEVNULL,
@@ -49,7 +49,7 @@ class Worker:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has written a record."""
+        """Whether the process has written a record."""
         return self.history.exists() and self.history.stat().st_size > 0
 
     @property
@@ -63,13 +63,13 @@ class Worker:
         self.process.stdin.write(b"\n")
 
     async def succeeds(self) -> None:
-        """Wait until it has done its work; fail with its standard error when it has not."""
+        """Wait until it has done its work. If it fails, fail with its standard error."""
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             await self.process.wait()
         assert self.process.returncode == 0, self.errors
 
     async def end(self) -> None:
-        """Let it close its hub, and fail if it cannot."""
+        """Have it close its hub. Fail if it cannot."""
         self.process.terminate()
         await self.succeeds()
 
@@ -81,12 +81,12 @@ class Worker:
         await self.process.wait()
 
     def check(self) -> None:
-        """Fail if it has ended by a failure of its own."""
+        """Fail if the process has failed."""
         assert self._was_killed or self.process.returncode in {None, 0}, self.errors
 
 
 def plan_of(kind: type[P]) -> P:
-    """The plan that this process was started with."""
+    """The plan with which this process was started."""
     return msgspec.json.decode(sys.argv[1], type=kind, dec_hook=lambda type_, text: type_(text))
 
 
@@ -97,9 +97,9 @@ def settings_of_environment() -> Settings:
 
 
 def run(work: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
-    """Do the work until it is done or SIGTERM comes. Its event is set by a line on standard input.
+    """Do the work until it is done or SIGTERM arrives. A line on standard input sets its event.
 
-    When standard input ends, the test has died, and this process ends at once.
+    When standard input ends, the test has ended, and this process ends at once.
     """
 
     async def until_terminated() -> None:

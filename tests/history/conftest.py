@@ -1,4 +1,4 @@
-"""A second database, to import an export into or to compare with."""
+"""A second database, for the import of an export and for comparisons."""
 
 from __future__ import annotations
 

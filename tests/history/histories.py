@@ -1,4 +1,4 @@
-"""Files of history for tests, and the rows of the tables after their import."""
+"""Files of history for tests, and the rows after their import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
 
 
 def line(kind: str = "message", /, **keys: object) -> bytes:
-    """A line, in the plain form unless keys are given."""
+    """A line. It has the plain form unless keys are given."""
     given: dict[str, object] = {"kind": kind, "room": "#chat", "user": "ada", "at": "2004-11-15T12:18:00Z"}
     if kind == "message" and "content" not in keys:
         given["content"] = "hello"
@@ -32,7 +32,7 @@ def message_lines(*contents: str, **keys: object) -> bytes:
 
 
 def conversation(lines: int, *, rooms: int = 3, people: int = 7) -> bytes:
-    """A conversation with joins and leaves, the same one each time."""
+    """A conversation with joins and leaves, the same on each call."""
     kinds = ["message"] * 17 + ["join", "leave", "message"]
     return b"".join(
         line(
@@ -78,7 +78,7 @@ TABLES = {
 
 
 async def stored_rows(settings: PostgresSettings) -> dict[str, list[Any]]:
-    """All that an import writes, except the time of the import."""
+    """All rows that an import writes, without the time of the import."""
     connection = await connect(settings)
     try:
         return {
@@ -90,7 +90,7 @@ async def stored_rows(settings: PostgresSettings) -> dict[str, list[Any]]:
 
 
 async def check_logs(settings: PostgresSettings) -> None:
-    """Assert that the seqs of every room are 1 to last_seq."""
+    """Assert that every room has the seqs from 1 to last_seq."""
     connection = await connect(settings)
     try:
         wrong = await connection.fetch("""

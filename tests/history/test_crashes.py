@@ -36,7 +36,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def importing(settings: Settings, file: Path, lines: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """An import in its own process, which prints the number of lines after each batch and ends with the test."""
+    """An import in its own process. It prints the number of lines after each batch, and ends with the test."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, str(file), str(lines),
         env=os.environ | settings.to_env(), stdout=asyncio.subprocess.PIPE,
@@ -58,7 +58,7 @@ async def undisturbed(
 
 
 async def kill_at_random(settings: Settings, file: Path, lines: int, times: int) -> None:
-    """Start the import so many times, and kill each a moment after some of its batches."""
+    """Start the import this many times, and kill each run a moment after some of its batches."""
     for _ in range(times):
         async with importing(settings, file, lines) as process:
             assert process.stdout is not None
@@ -120,7 +120,7 @@ async def test_import_is_completed_after_a_kill_of_postgresql(tmp_path: Path) ->
                 await process.stdout.readline()
             kill(folder, "postgresql")
             await process.communicate()
-            # These servers are not restarted: the import fails, or had ended before the kill.
+            # These servers are not restarted, so the import fails unless it ended before the kill.
     async with Servers(folder) as settings:
         await finish(settings, file, 200)
         stored = await stored_rows(settings.postgres)

@@ -14,7 +14,7 @@ from hubbub.postgres import Pool
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a short log several batches and pieces."""
+    """Small batches and pieces, so that a short log has several."""
     monkeypatch.setattr(source, "BATCH_LINES", 7)
     monkeypatch.setattr(export, "ROWS_PER_PIECE", 5)
 

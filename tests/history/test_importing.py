@@ -79,7 +79,7 @@ async def test_account_of_another_system_is_that_of_its_external_id(hub: Hub, po
 async def test_membership_of_a_running_room_gets_the_metadata_of_a_line(
     hub: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    about = {"room_id": str(room.id), "user_id": str(ada.id), "at": "2100-01-01T00:00:00Z"}  # after the joining
+    about = {"room_id": str(room.id), "user_id": str(ada.id), "at": "2100-01-01T00:00:00Z"}  # after the join
     imported = await load(pool, line("member_change", metadata={"nickname": "countess"}, **about))
     assert (imported.events, imported.refusals.first) == (1, [])
     assert (await hub.room_users.get(room.id, ada.id)).metadata == {"nickname": "countess"}
@@ -173,7 +173,7 @@ async def test_second_import_without_a_matching_checkpoint_changes_nothing(
 ) -> None:
     await load(pool, conversation(95))
     before = await stored_rows(postgres_settings)
-    # Another first line changes the digest of all that follows. It replaces a line, so that the numbers stay.
+    # Another first line changes the digests of all later lines. It replaces a line, so that their numbers stay.
     await load(pool, b"oops\n" + conversation(95)[len(conversation(1)) :])
     after = await stored_rows(postgres_settings)
     assert [after[table] for table in ("users", "rooms", "messages", "room_events", "room_users")] == [
@@ -227,7 +227,7 @@ async def test_live_messages_are_stored_between_batches_and_unread_ones_stay_unr
     assert (await log_of(pool, room.id)).count("sent") == 400
     stored = contents((await stored_rows(postgres_settings))["messages"])
     assert [content for content in stored if "live" not in content] == [str(n) for n in range(300)]
-    # A member from before the import keeps the unread messages.
+    # A user who was a member before the import keeps the unread messages.
     assert (await hub.room_users.get(room.id, ada.id)).last_read_seq == 1
 
 
@@ -265,7 +265,7 @@ async def test_import_recreates_account_deleted_during_import(
     assert imported.messages == 100
 
 
-async def test_long_messages_and_those_without_words_are_imported_once(pool: Pool, hub: Hub) -> None:
+async def test_long_messages_and_messages_without_text_are_imported_once(pool: Pool, hub: Hub) -> None:
     lines = [
         line(content="", message_type="image"),
         line(content="", message_type="image", metadata={"url": "cat.png"}),
@@ -280,7 +280,7 @@ async def test_long_messages_and_those_without_words_are_imported_once(pool: Poo
     assert (await hub.messages.page_json(derive_room_id("#chat"))).count(b'"content":""') == 3
 
 
-async def test_line_of_another_type_without_words_changes_nothing_and_fails_no_other_line(
+async def test_line_of_another_type_without_text_changes_nothing_and_fails_no_other_line(
     pool: Pool, hub: Hub, room: Room, ada: User
 ) -> None:
     sent = await hub.messages.send(room.id, ada.id, "words")
@@ -400,7 +400,7 @@ async def test_load_refuses_a_file_that_is_closed(hub: Hub, tmp_path: Path) -> N
 
 async def test_load_reads_an_object_that_has_only_read1(hub: Hub) -> None:
     class Blob:
-        """As an application may wrap an object of a blob store."""
+        """A wrapper of an object in a blob store, as an application may have it."""
 
         def __init__(self, content: bytes) -> None:
             self._content = io.BytesIO(content)
@@ -413,7 +413,7 @@ async def test_load_reads_an_object_that_has_only_read1(hub: Hub) -> None:
 
 
 async def test_lines_of_an_account_whose_deletion_is_not_finished_are_refused(pool: Pool) -> None:
-    """Its id is taken and its name is free, so it can neither be found nor created."""
+    """The id is taken and the name is free, so the account can neither be found nor created."""
     await load(pool, line(user="ada") + line(user="eve"))
     await pool.execute(HIDE_ACCOUNT, derive_user_id("ada"))
     imported = await load(pool, line(user="ada", content="again") + line(user="eve", content="again"))

@@ -1,7 +1,7 @@
-"""Files that are imported again after they were changed, compared with a model of one room.
+"""Changed files are imported again. The result is compared with a model of one room.
 
-A line that was imported before is judged at its own place in the log: memberships are as they were after it, and
-what was changed since stays changed.
+A line that was imported before counts at its own position in the log. It leaves memberships as they were after it,
+and later changes stay.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ USERS = ("ann", "bob", "eve")
 
 
 class Said(NamedTuple):
-    """A line of a plain file. A `bad` one is refused, and stands for the same line before it was corrected."""
+    """A line of a plain file. A `bad` line is refused, and stands for a line before its correction."""
 
     kind: str
     user: str
@@ -55,7 +55,7 @@ LINES = st.builds(
 
 @st.composite
 def changed_files(draw: st.DrawFn, *, removes: bool) -> tuple[list[Said], list[Said]]:
-    """A file, and the same one with lines that were corrected, added or, if `removes`, removed."""
+    """A file, and the same file with lines corrected, added and, if `removes`, removed."""
     first, then = [], []
     minute = 0
     for kind, user, content, same_minute in draw(st.lists(LINES, min_size=1, max_size=12)):
@@ -84,12 +84,12 @@ def file_of(room: str, lines: Iterable[Said]) -> bytes:
 
 
 def members_of(lines: Iterable[Said]) -> dict[str, bool]:
-    """Whether each user that the lines are about is a member after them."""
+    """The users of the lines, and whether each is a member after them."""
     return {said.user: said.kind != "leave" for said in lines if not said.bad}
 
 
 def messages_of(*files: Iterable[Said]) -> Counter[tuple[str, str, int]]:
-    """By author, content and minute, how many messages the files have together."""
+    """The number of messages in all files by author, content and minute."""
     together: Counter[tuple[str, str, int]] = Counter()
     for file in files:
         together |= Counter(
@@ -108,7 +108,7 @@ class RoomState(NamedTuple):
 
 
 async def state_of(settings: PostgresSettings, room_id: UUID) -> RoomState:
-    """The log and the members of a room, after the checks that hold for every log."""
+    """The log and the members of a room, after checks that every log has to pass."""
     connection = await connect(settings)
     try:
         entries = await connection.fetch(
@@ -149,8 +149,8 @@ def check_numbers(imported: Imported, lines: int) -> None:
     assert known + imported.refusals.count == imported.lines == lines
 
 
-async def load_anew(pool: Pool, content: bytes) -> Imported:
-    """Import a file as one that no checkpoint matches."""
+async def load_without_checkpoint(pool: Pool, content: bytes) -> Imported:
+    """Import a file without a matching checkpoint."""
     return await History(pool).load(as_file(b'{"is": "%s"}\n' % uuid4().hex.encode() + content))
 
 
@@ -163,7 +163,7 @@ EXAMPLES = settings(
 def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     lines: int = request.param
     monkeypatch.setattr(source, "BATCH_LINES", lines)
-    if lines == 2:  # and few entries at a time
+    if lines == 2:  # with few entries at a time
         monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 2)
         monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 5)
     return lines
@@ -184,7 +184,7 @@ async def test_corrected_and_added_lines_decide_memberships_only_after_the_last_
     assert after.members == sorted(user for user, is_in in members_of(then).items() if is_in)
     assert after.entries[: len(before.entries)] == before.entries
     assert after.messages == messages_of(first, then)
-    again = await load_anew(pool, file_of(room, then))
+    again = await load_without_checkpoint(pool, file_of(room, then))
     assert (again.messages, again.events, again.unlisted, again.users) == (0, 0, 0, 0)
     assert await state_of(postgres_settings, derive_room_id(room)) == after
 
@@ -198,27 +198,27 @@ async def test_line_of_a_join_that_changed_nothing_is_not_the_joining_that_came_
     lines.append(Said("message", "bob", "y", 1))
     await load(pool, file_of(room, lines))
     before = await state_of(postgres_settings, derive_room_id(room))
-    again = await load_anew(pool, file_of(room, lines))
+    again = await load_without_checkpoint(pool, file_of(room, lines))
     assert (again.messages, again.events, again.unlisted) == (0, 0, 0)
     assert await state_of(postgres_settings, derive_room_id(room)) == before
 
 
 @EXAMPLES
 @given(files=changed_files(removes=True))
-async def test_removed_and_overlapping_lines_double_nothing(
+async def test_removed_and_overlapping_lines_repeat_nothing(
     postgres_settings: PostgresSettings, pool: Pool, batch_lines: int, files: tuple[list[Said], list[Said]]
 ) -> None:
     first, then = files
     room = f"#{uuid4().hex}"
     await load(pool, file_of(room, first))
-    check_numbers(await load_anew(pool, file_of(room, then)), len(then) + 1)
+    check_numbers(await load_without_checkpoint(pool, file_of(room, then)), len(then) + 1)
     after = await state_of(postgres_settings, derive_room_id(room))
     assert after.messages == messages_of(first, then)
     for file in (then, then[len(then) // 2 :]):
-        again = await load_anew(pool, file_of(room, file))
+        again = await load_without_checkpoint(pool, file_of(room, file))
         assert again.messages == 0
         assert (await state_of(postgres_settings, derive_room_id(room))).members == after.members
-    assert (await load_anew(pool, file_of(room, first))).messages == 0
+    assert (await load_without_checkpoint(pool, file_of(room, first))).messages == 0
 
 
 @EXAMPLES
@@ -245,7 +245,7 @@ async def test_users_who_joined_or_left_since_stay_in_or_out(
         else:
             await hub.room_users.add(room_id, user.id)
     expected = (await state_of(postgres_settings, room_id)).members
-    await load_anew(pool, file_of(room, then))
+    await load_without_checkpoint(pool, file_of(room, then))
     after = await state_of(postgres_settings, room_id)
     assert {user for user in after.members if user in moved} == {user for user in expected if user in moved}
     assert sum(after.messages.values()) == sum(messages_of(first, then).values()) + 1
@@ -261,7 +261,7 @@ async def test_users_who_joined_or_left_since_stay_in_or_out(
         ["leave", "leave"],
     ],
 )
-async def test_file_whose_first_line_was_corrected_doubles_no_join_and_no_leave(
+async def test_file_whose_first_line_was_corrected_repeats_no_join_and_no_leave(
     postgres_settings: PostgresSettings, pool: Pool, lines: list[str]
 ) -> None:
     said = [Said(kind, "bob", "hi", minute) for minute, kind in enumerate(lines, 1)]
@@ -288,7 +288,7 @@ async def test_messages_that_differ_in_a_microsecond_are_two(pool: Pool) -> None
     times = ["0100-01-01T00:00:00.000001Z", "0100-01-01T00:00:00.000002Z", "9998-01-01T00:00:00.000001Z"]
     file = b"".join(line(at=at) for at in [*times, "9998-01-01T00:00:00.000002Z"])
     assert (await load(pool, file)).messages == 4
-    assert (await load_anew(pool, file)).messages == 0
+    assert (await load_without_checkpoint(pool, file)).messages == 0
 
 
 async def test_nicknames_that_the_database_keeps_apart_are_two_users(pool: Pool, hub: Hub) -> None:
@@ -302,7 +302,7 @@ async def test_nicknames_that_the_database_keeps_apart_are_two_users(pool: Pool,
 async def test_import_looks_for_known_lines_among_the_entries_of_others_alone(
     pool: Pool, hub: Hub, postgres_settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or each batch would read all that those before it have appended to the room."""
+    """Otherwise each batch would read all entries that earlier batches have appended to the room."""
     monkeypatch.setattr(source, "BATCH_LINES", 50)
     room_id = derive_room_id("#chat")
     await load(pool, line("join") + line("message", user="eve"))
@@ -348,7 +348,7 @@ async def test_import_looks_for_known_lines_among_the_entries_of_others_alone(
 async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_times_of_its_lines(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch read all of them. With millions of entries that took longer than the import itself."""
+    """If each batch read all of them, the reads would take longer than the import itself."""
     monkeypatch.setattr(source, "BATCH_LINES", 50)
     monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 500)
     monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 3_000)
@@ -370,12 +370,12 @@ async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_tim
     ]
     imported = await load(pool, b"".join(lines))
     assert (imported.messages, imported.events) == (200, 400)
-    # With the joining and the message. A batch that is repeated reads a page again.
+    # With the join and the message. A repeated batch reads a page again.
     once = range(20_002, 2 * 20_002)
     assert read.pop("history.blocks") in once
     assert read.pop("history.latest_entries") in once
     assert not read
-    # Lines of an hour of the entries, which are a second apart.
+    # The lines cover an hour of the entries, which are a second apart.
     lines = [line("join", user=f"v{n}", at=f"2010-01-01T01:{n // 60:02}:{n % 60:02}Z") for n in range(600)]
     assert (await load(pool, b"".join(lines))).events == 600
     assert read.pop("history.blocks") in once

@@ -32,7 +32,7 @@ def test_plain_form_is_parsed_without_ids() -> None:
     assert isinstance(parse_line(line(kind="join", content=None)), JoinLine)
 
 
-# Metadata are decoded once the rest of a line is.
+# Metadata are decoded after the rest of a line.
 BAD_METADATA = [
     (b'"\xff"', "metadata: is not JSON in UTF-8, or has a number"),
     (b"1e999", "metadata: is not JSON in UTF-8, or has a number"),

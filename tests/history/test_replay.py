@@ -1,4 +1,4 @@
-"""Which later entry supersedes a line, also of events that do not exist yet: they need no change of an import."""
+"""The later entries that supersede a line. Events that do not exist yet need no change of the import."""
 
 from __future__ import annotations
 

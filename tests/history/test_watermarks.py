@@ -29,7 +29,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Imports fail when all is stored and nothing counts as read, until the function is called."""
+    """Until the function is called, imports fail after all is stored and before anything counts as read."""
 
     async def stop(*_: object) -> None:
         raise Unavailable("postgresql", "stopped", retryable=False)

@@ -18,7 +18,7 @@ from rights import as_redis_user
 async def hub(settings: Settings, servers: Settings) -> AsyncIterator[Hub]:
     """A hub whose Redis user may use any channel, and only the keys and commands of hubbub.
 
-    The realtime operations take any channel.
+    The realtime operations accept any channel.
     """
     redis = as_redis_user(servers.redis, "on-any-channel")
     async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=LEAST_COST)) as hub:

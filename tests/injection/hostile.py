@@ -1,4 +1,4 @@
-"""Texts with a meaning in SQL, Redis, JSON or a terminal, or that mislead a reader."""
+"""Texts that have a meaning in SQL, Redis, JSON or a terminal, or that mislead a reader."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ texts = strategies.one_of(
 
 
 class or_refused:  # noqa: N801 - it reads as a clause
-    """The block may raise `Invalid` for one of these fields, and no other error."""
+    """The block may only raise `Invalid`, for one of these fields."""
 
     def __init__(self, *fields: str) -> None:
         self._fields = fields

@@ -136,12 +136,12 @@ class World:
         }
 
 
-# Callbacks, for which a text is not a hostile value.
+# Callbacks. A text is not a hostile value for them.
 NOT_TEXT = {"callback", "on_gap"}
 
 
 def operations(hub: Hub) -> Iterator[Operation]:
-    """Every public method of the hub and its parts, except `NOT_DRIVEN`."""
+    """Every public method of the hub and of its parts, except `NOT_DRIVEN`."""
     for part in (None, *PARTS):
         owner = hub if part is None else getattr(hub, part)
         for name, _ in inspect.getmembers(type(owner), callable):
@@ -152,7 +152,7 @@ def operations(hub: Hub) -> Iterator[Operation]:
 
 
 def acting_operations(hub: Hub) -> Iterator[Operation]:
-    """Every public method of `hub.as_user` and its parts that takes an argument."""
+    """Every public method with arguments of `hub.as_user` and of its parts."""
     for part in (None, *ACTING_PARTS):
         owner = hub.as_user(ADA) if part is None else getattr(hub.as_user(ADA), part)
         for name, _ in inspect.getmembers(type(owner), callable):
@@ -178,7 +178,7 @@ def _finder(part: str | None, name: str) -> Callable[[Hub], Callable[..., Any]]:
 
 
 async def use(result: object) -> object:
-    """Await, iterate or enter the result of an operation, until the operation has done its work."""
+    """Await, iterate or enter the result of an operation until it has done its work."""
     if isinstance(result, Awaitable):
         result = await result
     if inspect.isasyncgen(result):

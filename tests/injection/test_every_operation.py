@@ -30,7 +30,7 @@ IDS = {"user_id", "partner_id", "other_user_id", "created_by", "by", "room_id", 
 driven = settings(
     max_examples=20,
     deadline=None,
-    # One chat serves all examples of a test, and has to survive each of them.
+    # All examples of a test share one chat, which has to survive each of them.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -50,7 +50,7 @@ async def test_hostile_text_is_refused_or_stored_as_plain_text(
 
 
 async def _refusal(operation: Operation, hub: Hub, arguments: dict[str, object]) -> HubbubError | None:
-    """The error of hubbub, if any. `Unavailable` is not expected: a server would have misunderstood the text."""
+    """The error of hubbub, if any. `Unavailable` would mean that a server has misunderstood the text."""
     try:
         await use(operation.of(hub)(**arguments))
     except Unavailable:

@@ -26,7 +26,7 @@ WRONG: tuple[object, ...] = (
     *([], [None], ["x"], [[]], set(), {}, {"x": 1}, {None: None}, {True: "x"}, range(3), ...),
 )
 
-# Whether a value has a type, by its name in a signature. The items of a collection may still be refused.
+# Whether a value has a type, by the name of the type in a signature. Items of a collection may still be refused.
 FITS: dict[str, Callable[[object], bool]] = {
     "None": lambda value: value is None,
     "bool": lambda value: isinstance(value, bool),
@@ -38,10 +38,10 @@ FITS: dict[str, Callable[[object], bool]] = {
     "Iterable": lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes),
 }
 FITS["PageAnchor"] = FITS["int"]
-# Types that no value above has.
+# Types that none of the values above has.
 OTHERS = {"UUID", "Role", "UserKind", "MessageType", "UnsetType"}
 
-# A malformed secret gets the same answer as a wrong one, in the same time.
+# A malformed secret gets the same answer as a wrong secret, in the same time.
 SECRETS: Final = {"token", "keep_token", "except_token", "session_id"}
 ATTEMPT: Final = {"login", "password"}
 
@@ -59,7 +59,7 @@ def may_be_taken(operation: Operation, name: str, value: object, annotation: str
 
 
 async def error_of(call: Callable[[], object]) -> HubbubError | None:
-    """The error of hubbub, if any. `Unavailable` is not expected: a server would have misunderstood the value."""
+    """The error of hubbub, if any. `Unavailable` would mean that a server has misunderstood the value."""
     try:
         await use(call())
     except Unavailable:

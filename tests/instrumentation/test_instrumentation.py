@@ -224,11 +224,11 @@ async def test_instrumentation_that_raises_is_reported_and_changes_nothing(
                 assert await anext(slow) == Gap("reconnected")
     raised = Counter(str(one["exception"]) for one in reported)
     assert raised.keys() == METHODS
-    assert raised["connected"] >= 4  # also those of the subscriptions' second connection
+    assert raised["connected"] >= 4  # including those of the subscriptions' connection
 
 
 def test_methods_without_an_override_do_nothing() -> None:
-    """So methods that are added later do not break existing subclasses."""
+    """So methods that are added later break no existing subclasses."""
     silent = Instrumentation()
 
     def unused() -> NoReturn:

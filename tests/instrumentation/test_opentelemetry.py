@@ -76,7 +76,7 @@ async def test_pool_of_an_open_hub_is_observed(settings: Settings) -> None:
 
 
 class Traces:
-    """The spans that an application with tracing sees."""
+    """The spans of an application with tracing."""
 
     def __init__(self) -> None:
         self.provider = TracerProvider()

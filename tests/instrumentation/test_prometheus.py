@@ -54,7 +54,7 @@ async def test_pools_of_open_hubs_are_added_up(settings: Settings) -> None:
         await hub.users.find_by_username("ada")
         assert registry.get_sample_value("hubbub_pool_limit") == 2 * settings.postgres.pool_size
         assert registry.get_sample_value("hubbub_pool_waiting") == 0
-        # A hub may look for something by itself at this moment.
+        # A hub may run a background statement at this moment.
         await until(lambda: registry.get_sample_value("hubbub_pool_connections", {"state": "in_use"}) == 0)
         idle = registry.get_sample_value("hubbub_pool_connections", {"state": "idle"})
         assert idle is not None

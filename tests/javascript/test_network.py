@@ -1,4 +1,4 @@
-"""hubbub.js in Node.js against the gateway, through a network that cuts, delays and breaks up what it carries."""
+"""hubbub.js in Node.js against the gateway, through a network that cuts connections, delays and splits data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def network(hub: Hub) -> AsyncIterator[Network]:
 
 
 class Talker:
-    """A process of Node.js that sends, and in the end tells what it has received and shows."""
+    """A Node.js process that sends, and at the end prints what it received and shows."""
 
     def __init__(self, node: str, program: Path = TALK) -> None:
         self._node = node

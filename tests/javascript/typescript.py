@@ -17,7 +17,7 @@ from hubbub.web.documents import FROM_SERVER, REFERENCE, asyncapi, result_of
 
 
 def typescript(commands: Mapping[str, Command]) -> str:
-    """The frames, values and results as types of TypeScript."""
+    """The frames, values and results as TypeScript types."""
     document = asyncapi(commands)
     from_client = {"Hello", "Positions", *(command.frame.__name__ for command in commands.values())}
     parts = ["/** The types of docs/protocol.md. Generated from those of the server by `make types`. */"]

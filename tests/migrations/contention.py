@@ -52,10 +52,10 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
 
 
 async def until(connection: Connection, condition: str) -> None:
-    """Query until the condition holds. The test's own timeout ends it otherwise."""
+    """Query until the condition holds. Otherwise the timeout of the test ends it."""
     while not await connection.fetchval(condition):
         await asyncio.sleep(0.005)
-        # In a transaction pg_stat_activity stays as it was at the first query.
+        # Within a transaction pg_stat_activity does not change after the first query.
         await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 

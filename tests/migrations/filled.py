@@ -1,11 +1,11 @@
-"""Rows for a migration to keep."""
+"""Rows that a migration has to keep."""
 
 from __future__ import annotations
 
 from hubbub.postgres import connect
 from hubbub.settings import PostgresSettings
 
-# As an application on the original tables would leave them: without seq, and with NULL in columns with a default.
+# Rows as an application on the original tables leaves them: without seq, and with NULL in columns with a default.
 ORIGINAL_ROWS = """
     INSERT INTO users (email, username, password_hash, is_online, created_at)
     SELECT 'user-' || n || '@Example.org', 'User-' || n, '!', nullif(n % 5 = 0, true), nullif(now(), now())
@@ -45,7 +45,7 @@ ORIGINAL_ROWS = """
     WHERE messages.content LIKE '%says 40';
 """
 
-# Rows that only hubbub writes: tombstones, events, watermarks, direct rooms.
+# Rows that are written only by hubbub: tombstones, events, watermarks, direct rooms.
 HUBBUB_ROWS = """
     UPDATE messages
     SET content = '', deleted_at = now()

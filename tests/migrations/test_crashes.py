@@ -1,4 +1,4 @@
-"""A killed migration is completed by the next run, at whichever statement it was killed."""
+"""The next run completes a killed migration, at whichever statement it was killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Died(Exception):
 
 @contextmanager
 def killed_before(statement: int) -> Iterator[None]:
-    """End the run before its n-th statement. For the server the connection closes without a COMMIT."""
+    """End the run before its n-th statement. The server sees the connection close without a COMMIT."""
     sent = 0
     execute = Connection.execute
 
@@ -39,7 +39,7 @@ def killed_before(statement: int) -> Iterator[None]:
 
 
 async def _run_killed_everywhere(settings: PostgresSettings, direction: str, revision: str) -> int:
-    """Run one revision again and again, and end the n-th run before its n-th statement."""
+    """Run one revision repeatedly, and end the n-th run before its n-th statement."""
     statement = 0
     while True:
         statement += 1

@@ -1,4 +1,4 @@
-"""Databases that hubbub migrated by Alembic are migrated further by the SQL files.
+"""The SQL files continue the migration of databases that former releases of hubbub migrated by Alembic.
 
 The dumps were written by that code with pg_dump 18: a database that a hub had filled, at 0012; the same after
 `down 0008`, with NULL where an application on the original tables could leave it; and that one after a run of
@@ -42,7 +42,7 @@ VERSION_TABLE_DEFINITION = """
 """
 
 Rows = dict[str, dict[str, dict[str, object]]]
-"""Of each table: the primary key of a row, and its columns."""
+"""The rows by table and primary key, each with its columns."""
 
 
 async def _load(settings: PostgresSettings, dump: str) -> None:
@@ -72,7 +72,7 @@ async def _version_table(settings: PostgresSettings) -> list[tuple[object, ...]]
 
 
 def _assert_kept(before: Rows, after: Rows) -> None:
-    """Every row is there, and every column that had a value has the same one."""
+    """Assert that every row is there, and that every column that had a value still has it."""
     for table, rows in before.items():
         assert after[table].keys() == rows.keys(), table
         for key, row in rows.items():
@@ -158,7 +158,7 @@ async def test_database_of_former_release_at_older_revision_is_migrated_with_all
 async def test_version_table_is_the_one_that_former_releases_read(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
-    """It may have more columns than theirs."""
+    """It may have additional columns."""
     await _load(empty_database, "at_0008.sql")
     former = await _version_table(empty_database)
     assert (await _version_table(postgres_settings))[: len(former)] == former

@@ -1,4 +1,4 @@
-"""The role of an application, which may use the tables and nothing else."""
+"""The role of an application, which may only use the tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def role(administrator: PostgresSettings) -> str:
 
 @pytest.fixture
 def migrator(administrator: PostgresSettings, postgres_settings: PostgresSettings) -> PostgresSettings:
-    """A superuser in a migrated database of this test's own."""
+    """A superuser in a migrated database for this test alone."""
     return replace(administrator, database=postgres_settings.database)
 
 
@@ -231,7 +231,7 @@ async def test_grant_command_prints_its_statements(
 
 
 async def test_hub_runs_as_granted_role(hub: Hub) -> None:
-    """So does every test with the fixture `hub`. This one asserts it."""
+    """Every test with the fixture `hub` does so. This one asserts it."""
     ada = await hub.register("ada@example.org", "ada", "correct horse")
     assert await hub.users.get(ada.id) == ada
     assert hub.settings.postgres.user == ROLE
@@ -258,16 +258,16 @@ OWNERS = """
 
 
 @pytest.mark.parametrize("way", ["up", "sql", "nothing to do"])
-async def test_what_a_superuser_makes_belongs_to_the_owner_of_the_tables(
+async def test_objects_made_by_a_superuser_belong_to_the_owner_of_the_tables(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, way: str
 ) -> None:
     owner = postgres_settings.user
-    if way == "nothing to do":  # a former version has left it like this
+    if way == "nothing to do":  # as a former version left it
         tables = ("hubbub_consumers", "hubbub_sessions", "hubbub_presence")
         changes = [*(f"TABLE {table}" for table in tables), "FUNCTION hubbub_check_room()"]
         await execute(migrator, *(f"ALTER {one} OWNER TO {quoted(migrator.user)}" for one in changes))
         assert await _asked(migrator, OWNERS) != owner
-        assert await migrations.up(postgres_settings) == []  # the owner may not take them
+        assert await migrations.up(postgres_settings) == []  # the owner may not own them
         rest = {*TABLES} - {"rooms", *tables}
         await execute(migrator, *(f"ALTER TABLE {one} OWNER TO {quoted(migrator.user)}" for one in rest))
         assert await migrations.up(migrator) == []

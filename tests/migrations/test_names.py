@@ -1,4 +1,4 @@
-"""Names get their keys on a filled database, beside the version of the application that knows no keys."""
+"""Names get their keys in a filled database, while a former version without keys is running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrations.filled import fill
 from migrations.test_crashes import Died, killed_before
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES"
-"""As the former version writes one."""
+"""The statement by which the former version creates an account."""
 
 STORED = 'SELECT username, username_key, username_key_of FROM users ORDER BY username COLLATE "C"'
 
@@ -74,7 +74,7 @@ async def test_killed_run_is_completed_with_all_keys_beside_the_former_version(
     assert len(found) == statement
 
 
-async def test_names_that_are_one_stop_the_revision_and_lose_nothing(
+async def test_names_with_equal_keys_stop_the_revision_and_lose_nothing(
     older: PostgresSettings, connection: Connection
 ) -> None:
     await fill(
@@ -91,7 +91,7 @@ async def test_names_that_are_one_stop_the_revision_and_lose_nothing(
     assert found == {frozenset({"Νίκος", "ΝΊΚΟΣ"}), frozenset({"fin", "ﬁn"})}
     assert await connection.fetch(rows) == before
     assert (await migrations.status(older)).current == previous(KEYS)
-    # The former version goes on, and their owner renames them.
+    # The former version still works, and the owner of the names changes them.
     await fill(older, f"{A_USER} ('i@j', 'Bob', '!')")
     await fill(older, "UPDATE users SET username = 'nikos' WHERE username = 'ΝΊΚΟΣ'")
     await fill(older, "UPDATE users SET username = 'ﬁn 2' WHERE username = 'ﬁn'")
@@ -100,7 +100,7 @@ async def test_names_that_are_one_stop_the_revision_and_lose_nothing(
 
 
 async def test_emails_that_differ_only_in_case_stop_the_revision(older: PostgresSettings) -> None:
-    """They can exist where the locale of the database knows the case of ASCII only."""
+    """They can exist if the locale of the database only folds the case of ASCII."""
     await fill(older, "DROP INDEX idx_users_email")
     await fill(older, f"{A_USER} ('É@b', 'a', '!'), ('é@b', 'b', '!')")
     with pytest.raises(Invalid) as refused:
@@ -118,7 +118,7 @@ async def test_accounts_of_the_former_version_are_found_and_get_their_keys_by_th
         await fill(empty_database, f"{A_USER} ('ada@example.org', 'Ada', '!'), ('zoe@example.org', 'ZOË', '!')")
         for spelling in ("ADA", "zoë"):
             assert await hub.users.find_by_username(spelling) is not None
-        # The former version renames a user that has a key. It is not found by the former name.
+        # The former version renames a user that has a key. The user is not found by the former name.
         await fill(empty_database, "UPDATE users SET username = 'ﬁnn' WHERE username = 'Νίκος'")
         assert await hub.users.find_by_username("Νίκος") is None
         assert await migrations.up(empty_database) == []
@@ -178,7 +178,7 @@ async def test_letters_are_folded_alike_in_python_and_in_sql(connection: Connect
 async def test_locale_of_the_database_makes_no_difference(
     postgres_settings: PostgresSettings, administrator: PostgresSettings, settings: Settings
 ) -> None:
-    """Under the locale C, PostgreSQL knows the case of ASCII alone."""
+    """With the locale C, PostgreSQL only folds the case of ASCII."""
     other = replace(postgres_settings, database=f"plain_{uuid4().hex}")
     locale = "ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     connection = await connect(postgres_settings)

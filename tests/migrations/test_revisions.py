@@ -1,4 +1,4 @@
-"""The list of revisions, and the check that the library makes when it opens."""
+"""The list of revisions, and the check of the revision at the start of a hub."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ async def test_down_keeps_rows_that_the_original_schema_can_hold(
     await migrations.up(filled)
     await fill(filled, HUBBUB_ROWS)
     await migrations.down(filled, "0005")
-    # Two of forty were deleted in each of nine rooms. One of them was the last that the creator of the room had
-    # read, which is now the message before it.
+    # Two of forty messages were deleted in each of nine rooms. One of them was the last that the creator of the
+    # room had read. Now that is the message before it.
     assert await connection.fetchval("SELECT count(*) FROM messages") == 9 * 38
     assert await connection.fetchval("SELECT count(*) FROM messages WHERE content = ''") == 0
     await migrations.up(filled)

@@ -1,4 +1,4 @@
-"""The values that each named constraint refuses, the error for them, and the rows that a delete removes."""
+"""The values that each named constraint refuses, their errors, and the rows that a deletion removes."""
 
 from __future__ import annotations
 

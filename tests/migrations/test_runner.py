@@ -80,7 +80,7 @@ async def test_lock_of_another_database_is_not_waited_for(
 async def test_waiting_process_does_not_block_index_build(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
-    """A process that waits for the lock has no snapshot, for which CREATE INDEX CONCURRENTLY would wait."""
+    """A process that waits for the lock has no snapshot. CREATE INDEX CONCURRENTLY would wait for its snapshot."""
     await migrations.up(empty_database, "0009")
     async with connected(empty_database) as reader, connected(empty_database) as watcher:
         await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -104,11 +104,9 @@ async def test_readers_proceed_while_migration_is_refused_its_lock(empty_databas
         await holder.fetchval("SELECT count(*) FROM messages")
         migration = asyncio.create_task(migrations.up(empty_database, "0006", timeouts=timeouts))
         for _ in range(3):
-            # The migration is in the queue, and this read behind it, while the holder keeps its lock.
+            # The holder keeps its lock. The migration waits in the queue, and this read behind it.
             await until(holder, WAITS_FOR_A_TABLE)
-            await reader.fetchval(
-                "SELECT count(*) FROM messages"
-            )  # it returns once the migration has left the queue
+            await reader.fetchval("SELECT count(*) FROM messages")  # returns once the migration has left the queue
             assert not migration.done()
         await holder.execute("COMMIT")
         assert await migration == ["0006"]

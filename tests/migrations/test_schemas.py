@@ -1,4 +1,4 @@
-"""hubbub in a PostgreSQL schema of its own: beside other tables, beside another hubbub, and moved there."""
+"""hubbub in its own PostgreSQL schema: beside other tables, beside another hubbub, and moved into it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_tables_of_an_application_with_the_same_names_are_refused_and_kept
 async def test_hubs_in_two_schemas_of_one_database_do_not_see_each_other(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
-    """Whatever the search path is: the last one has no schema at all."""
+    """Statements do not depend on the search path. The last search path is empty."""
     one, other = (replace(empty_database, schema=name) for name in ("one", "other"))
     for database in (one, other):
         assert await migrations.up(database) == list(REVISIONS)
@@ -69,7 +69,7 @@ async def test_schema_has_the_same_definitions_as_public(empty_database: Postgre
     assert found[0] == found[1]
 
 
-async def test_move_takes_rows_along_and_tells_the_former_settings_where_they_are(
+async def test_move_keeps_all_rows_and_former_settings_get_an_error_with_the_new_schema(
     servers: Settings, postgres_settings: PostgresSettings
 ) -> None:
     chat = replace(postgres_settings, schema="chat")
@@ -112,7 +112,9 @@ async def test_sql_for_a_schema_sets_the_search_path_of_its_session(empty_databa
     assert {name for name in await tables(empty_database) if name.startswith("public.")} == set()
 
 
-async def test_reserved_words_of_the_server_are_no_names_of_schemas(postgres_settings: PostgresSettings) -> None:
+async def test_reserved_words_of_the_server_are_refused_as_schema_names(
+    postgres_settings: PostgresSettings,
+) -> None:
     connection = await connect(postgres_settings)
     reserved = await connection.fetch("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
     await connection.close()

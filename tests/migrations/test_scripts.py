@@ -45,8 +45,8 @@ def test_script_builds_indexes_outside_of_transactions_under_the_revision_they_l
             assert step.index is not None
             assert step.index.building == f"{step.index.name}_to_{target}"
             assert not in_transaction
-        # Under a lock on a table that is in use, except where the same revision creates the table. No application
-        # has used the tables of the first revisions.
+        # Otherwise the table is locked while it is in use, unless the same revision creates it. The tables of the
+        # first revisions were never in use.
         if index := re.match(r"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)\w+ ON (?:public\.)?(\w+)", step.sql):
             assert direction == "up"
             assert revision < "0006" or index[1] in created

@@ -1,4 +1,4 @@
-"""The cost of an operation in things that can be counted, which are the same on a busy machine."""
+"""The cost of an operation in quantities that can be counted, and that are the same on a busy machine."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes
 from rights import as_redis_user
 
-# The queries of asyncpg itself about types, once per connection, and the check of presence, once a day.
+# asyncpg's own queries for types, once per connection, and the check of presence, once a day.
 ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'", "SELECT id, is_online")
 
 
 @pytest.fixture
 def long_deadlines(settings: Settings) -> Settings:
-    """Deadlines that a busy machine keeps."""
+    """Deadlines that a busy machine can meet."""
     postgres = replace(settings.postgres, deadline_seconds=60, connect_timeout_seconds=30)
     redis = as_redis_user(settings.redis, "on-any-channel")
     return replace(settings, postgres=postgres, redis=replace(redis, deadline_seconds=60))
 
 
 class Statements:
-    """The statements that hubbub sends to PostgreSQL. Each is one round trip, once it is prepared."""
+    """The statements that hubbub sends to PostgreSQL. A prepared statement is one round trip."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -39,7 +39,7 @@ class Statements:
             self.sent.append(record.query)
 
     async def of(self, *operations: Awaitable[object]) -> int:
-        """How many statements the concurrent operations take."""
+        """The number of statements of concurrent operations."""
         await _logged()
         self.sent.clear()
         await asyncio.gather(*operations)
@@ -74,7 +74,7 @@ async def hub(long_deadlines: Settings, statements: Statements) -> AsyncIterator
 
 
 class Reads:
-    """How often Redis has read from its clients. Commands written together are read together."""
+    """The number of reads of Redis from its clients. Commands written together are read together."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Counts what an operation of one caller takes, in a process of its own: `python counting.py`, which prints JSON.
+"""Counts the resources of each operation of one caller, in its own process: `python counting.py` prints JSON.
 
 statements      sent to PostgreSQL
 commands        sent to Redis, with those after a commit
@@ -28,7 +28,7 @@ from hubbub.postgres.connection import Connection
 
 TIMES = 20
 SETTLED_SECONDS = 0.06
-"""By then the events after a commit are sent, also those of which one is sent every 50 ms at most."""
+"""By then the events after a commit are sent, including those that are sent at most every 50 ms."""
 PAGE = 50
 COMMAND = re.compile(rb"(?:^|\r\n)\*\d+\r\n\$")
 VERSION = Statement("version", int, "SELECT current_setting('server_version_num')::integer / 10000")
@@ -38,7 +38,7 @@ Counts = dict[str, dict[str, int]]
 
 
 class Counting:
-    """The counts of this process so far."""
+    """The counts of this process until now."""
 
     statements = 0
     commands = 0
@@ -47,7 +47,7 @@ class Counting:
 
 
 async def _count(connection: Connection, query: str, args: tuple[object, ...]) -> None:
-    """Count a statement, and its buffers if asked to. What EXPLAIN ANALYZE changes is rolled back."""
+    """Count a statement, and its buffers if requested. Changes by EXPLAIN ANALYZE are rolled back."""
     Counting.statements += 1
     if not Counting.explains:
         return
@@ -70,7 +70,7 @@ def _counted(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
 
 
 class Socket(socket.socket):
-    """Counts the commands that are sent to Redis. How many of them share a system call depends on the machine."""
+    """Counts the commands that are sent to Redis. The number of system calls would depend on the machine."""
 
     def send(self, data: Any, *args: Any) -> int:  # noqa: ANN401
         Counting.commands += len(COMMAND.findall(data))
@@ -79,7 +79,7 @@ class Socket(socket.socket):
 
 @asynccontextmanager
 async def operations(hub: Hub) -> AsyncIterator[dict[str, Operation]]:
-    """By name. Each call does the same work as the last one."""
+    """The operations by name. Each call does the same work."""
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")
     bob = await hub.users.create("bob@example.org", "bob", "not a hash")
     users = [await hub.users.create(f"u{n}@example.org", f"u{n}", "not a hash") for n in range(4 * TIMES)]
@@ -107,7 +107,7 @@ async def operations(hub: Hub) -> AsyncIterator[dict[str, Operation]]:
 
 
 async def count(operation: Operation) -> dict[str, int]:
-    for _ in range(TIMES):  # prepares statements, and fills caches
+    for _ in range(TIMES):  # prepares statements and fills caches
         await operation()
     statements, commands = [], []
     for _ in range(TIMES // 4):
@@ -116,7 +116,7 @@ async def count(operation: Operation) -> dict[str, int]:
         await asyncio.sleep(SETTLED_SECONDS)
         statements.append(Counting.statements - before[0])
         commands.append(Counting.commands - before[1])
-    # Most of them: now and then something else of the process is sent as well.
+    # The most frequent count, because background tasks of the process may also send something.
     found = {"statements": statistics.mode(statements), "commands": statistics.mode(commands)}
     found["allocated"] = await _allocated(operation)
     Counting.explains, Counting.buffers = True, 0
@@ -145,7 +145,7 @@ async def _allocated(operation: Operation) -> int:
 
 
 async def main() -> None:
-    # asyncio allocates 256 KiB for each read, beside which nothing else would show.
+    # asyncio allocates 256 KiB for each read, which would hide everything else.
     selector_events._SelectorTransport.max_size = 4_096  # type: ignore[attr-defined]
     socket.socket = Socket  # type: ignore[misc]
     for name in ("fetch", "fetchrow"):

@@ -1,4 +1,4 @@
-"""The figures of a run become ratios, targets and tables."""
+"""The ratios, targets and tables that are made of the figures of a run."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_tables_of_the_documents_are_those_of_the_results(document: Path) -> Non
 def test_capacity_is_the_peak_rate_times_the_cost_of_one_operation() -> None:
     found = results(two(({"rate": 10_000.0}, {"rate": 1.0}), targets=[]))
     [cost] = capacity.costs(found, 1_000_000)
-    assert cost.core_us == 200  # two cores did 10,000 a second
+    assert cost.core_us == 200  # two cores made 10,000 per second
     assert cost.per_second == pytest.approx(1_000_000 * 40 * 3 / 86_400)
     assert cost.cores == pytest.approx(0.2778, rel=1e-3)
     assert "1,000,000 daily users: 1 machine of" in capacity.markdown(found)

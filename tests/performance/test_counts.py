@@ -1,8 +1,8 @@
-"""What an operation takes does not grow unnoticed: its counts are those of counts.json, or less.
+"""The cost of an operation does not grow unnoticed: no count exceeds that in counts.json.
 
-Counts are the same on every machine. Buffers depend on the version of PostgreSQL, allocations on that of Python,
-and they are compared on the versions that the file names. To record anew after a change that is worth its
-cost: `COUNTS=record make test ARGS=tests/performance/test_counts.py`, and commit counts.json.
+Counts are the same on every machine. Buffers depend on the version of PostgreSQL and allocations on that of
+Python, so they are only compared on the versions in the file. After a change that is worth its cost, run
+`COUNTS=record make test ARGS=tests/performance/test_counts.py`, and commit counts.json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hubbub import PostgresSettings, Settings
 RECORDED = Path(__file__).parent / "counts.json"
 PROGRAM = Path(__file__).parent / "counting.py"
 SLACK = {"allocated": 1.15, "buffers": 1.1}
-"""Memory depends on the length of a path or an address, and a table may have a block more."""
+"""Tolerances: memory depends on the length of paths and addresses, and a table may have one more block."""
 
 
 def test_operations_take_no_more_than_recorded(servers: Settings, postgres_settings: PostgresSettings) -> None:

@@ -26,7 +26,7 @@ OPTIONAL = {
 }
 
 FOR_COMMANDS = {"cli", "client", "diagnostics", "embedded", "history", "sync", "testing", "web"}
-"""The parts of hubbub that an application which sends messages does not use."""
+"""The modules of hubbub that sending messages does not need."""
 
 
 def test_import_of_hubbub_loads_the_drivers_and_no_optional_package() -> None:

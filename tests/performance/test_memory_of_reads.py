@@ -1,4 +1,4 @@
-"""A read of an answer of PostgreSQL takes memory that the process has already."""
+"""Reads of PostgreSQL's answers reuse memory that the process already has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ asyncio.run(main())
 
 
 def test_reads_of_pages_map_no_memory(settings: Settings) -> None:
-    """In a process of its own, as earlier frees decide. Each mapped read of such a page has eight faults."""
+    """In its own process, because earlier frees matter. A read of such a page into new memory has eight faults."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=settings.to_env() | {"PATH": ""},

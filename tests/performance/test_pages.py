@@ -1,4 +1,4 @@
-"""The buffers that a newest page reads, by EXPLAIN. They do not grow with the table."""
+"""The buffers that a read of a newest page touches, by EXPLAIN. They do not grow with the table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FROM made
 
 
 class Recorder(Pool):
-    """Keeps its last statement."""
+    """A pool that keeps its last statement."""
 
     last: tuple[str, tuple[object, ...]]
 
@@ -66,14 +66,14 @@ async def test_newest_page_touches_as_many_buffers_in_a_table_four_times_as_larg
     await connection.close()
     await pool.close()
     assert all(count < BUFFERS for counts in touched.values() for count in counts), touched
-    # One more level of the index is one more buffer, and the entries of a page may be on two of its leaves.
+    # One more level of the index is one more buffer, and the entries of a page may be on two leaves.
     assert all(large <= small + 2 for small, large in touched.values()), touched
-    # PostgreSQL makes five plans for given parameters before it keeps one for all.
+    # PostgreSQL makes five custom plans before it keeps a generic one.
     assert planned_anew == dict.fromkeys(ROOMS, 5)
 
 
 async def _plans(connection: Connection, sql: str, room_id: UUID) -> int:
-    """How many of twelve newest pages were planned for their own parameters."""
+    """The number of custom plans in twelve reads of newest pages."""
     await connection.reload_schema_state()  # forget the statement and its plan
     await connection.execute("DEALLOCATE ALL")
     for _ in range(12):

@@ -1,4 +1,4 @@
-"""The load test of the pool: hundreds and thousands of callers on 20 connections."""
+"""The pool under load: hundreds and thousands of callers on 20 connections."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def test_many_callers_are_served_in_order_and_nothing_leaks(
 
     await asyncio.gather(*(call(number) for number in range(callers)))
     assert pids.total() == callers * CALLS
-    # In the order of their calls, except calls that are served at the same time: one connection may take as long
-    # for a call as the others for a round of all callers.
+    # In the order of their calls, except calls that are served at the same time. One connection may take as long
+    # for a call as the others for one call of every caller.
     rounds: Counter[int] = Counter()
     for turn, number in enumerate(served):
         rounds[number] += 1

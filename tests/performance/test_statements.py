@@ -1,4 +1,4 @@
-"""The number of statements that an operation takes, alone and under load."""
+"""The number of statements of an operation, alone and under load."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FILL = (
 PLANNED_ANEW = Statement(
     "test.planned_anew", str, "SELECT statement FROM pg_prepared_statements WHERE custom_plans > 5"
 )
-"""After five executions PostgreSQL decides whether it plans a statement anew each time."""
+"""After five executions PostgreSQL decides whether to plan a statement at each execution."""
 
 
 @pytest.mark.session("reads the plans of its own session")
@@ -122,8 +122,8 @@ async def test_hundreds_of_acting_users_who_send_and_join_share_few_statements(
 async def test_thousand_concurrent_sends_share_few_statements(hub: Hub, ada: User, statements: Statements) -> None:
     rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(20)]
     sends = [hub.messages.send(rooms[number % 20].id, ada.id, f"message {number}") for number in range(1_000)]
-    # The first is alone in its statement, and up to 500 share each other one. On a busy machine there may be more
-    # workers.
+    # The first send has its own statement, and up to 500 sends share each of the others. On a busy machine more
+    # workers may run.
     assert await statements.of(*sends) <= 12
 
 

@@ -18,7 +18,7 @@ Start = Callable[..., PgBouncer]
 
 @pytest.fixture
 def started(servers: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts a PgBouncer for the application and the owner, with further lines of configuration."""
+    """Starts a PgBouncer for the application and the owner, with additional lines of configuration."""
     chosen = os.environ.get(CHOSEN)
     binary = Path(chosen) if chosen else program("pgbouncer")
     if binary is None:

@@ -1,4 +1,4 @@
-"""The PgBouncer that a whole run of the tests goes through: `make pooled`."""
+"""The PgBouncer of a whole test run: `make pooled`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hubbub import PostgresSettings
 from pgbouncer.server import PgBouncer
 
 CHOSEN = "HUBBUB_PGBOUNCER"
-"""The variable with the path of its program. Without it every connection goes to PostgreSQL itself."""
+"""The variable with the path of the program. Without it all connections go to PostgreSQL directly."""
 
 
 @contextmanager
 def chosen(folder: Path, *roles: PostgresSettings) -> Iterator[PgBouncer | None]:
-    """A PgBouncer for these roles in front of their server, or None if none is chosen."""
+    """A PgBouncer for these roles in front of their server. None if the variable is not set."""
     if (program := os.environ.get(CHOSEN)) is None:
         yield None
         return
@@ -27,7 +27,7 @@ def chosen(folder: Path, *roles: PostgresSettings) -> Iterator[PgBouncer | None]
 
 
 def through(pgbouncer: PgBouncer | None, settings: PostgresSettings, test: pytest.Item) -> PostgresSettings:
-    """Settings of the pooler, if there is one and the test does not have the marker `session`."""
+    """The settings of the pooler, if there is one and the test does not have the marker `session`."""
     if pgbouncer is None or test.get_closest_marker("session") is not None:
         return settings
     return pgbouncer.in_front_of(settings)

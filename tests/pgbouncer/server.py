@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode: each transaction may run in another session of PostgreSQL than the one before."""
+"""PgBouncer in transaction mode. Each transaction may run in a different session of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ auth_type = scram-sha-256
 auth_file = {roles}
 pool_mode = transaction
 max_client_conn = 1000
-; In turn, so that the next transaction finds what another one has left in a session.
+; In turn, so that a transaction finds state that an earlier one has left in a session.
 server_round_robin = 1
-; By default it waits 15 s before it connects again to a server that was down.
+; By default it waits 15 s before it reconnects to a server that was down.
 server_login_retry = 1
 {others}
 """
 
 
 class PgBouncer:
-    """One process in front of one server and all of its databases. It keeps its port over a restart."""
+    """One process in front of one server and all its databases. It keeps its port over a restart."""
 
     def __init__(self, program: Path, folder: Path, roles: Sequence[PostgresSettings], *others: str) -> None:
-        """It accepts the users of the settings `roles`, which have the same server, and logs in to it as them.
+        """It accepts the users of `roles`, which have the same server, and logs in to the server as them.
 
-        `others` are further lines of its configuration.
+        `others` are additional lines of its configuration.
         """
         self.port = _free_port()
         self._program = program
@@ -72,12 +72,12 @@ class PgBouncer:
         return self
 
     def in_front_of(self, settings: PostgresSettings) -> PostgresSettings:
-        """The same database and role through the pooler, with the one setting that it needs."""
+        """The same database and role through the pooler, with the setting that a pooler needs."""
         return replace(settings, host="127.0.0.1", port=self.port, prepared_statements=False)
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Between `start` and `stop`."""
+        """Start it for the block, and stop it."""
         try:
             yield self.start()
         finally:

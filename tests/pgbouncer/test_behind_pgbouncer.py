@@ -23,7 +23,7 @@ SESSIONS = 3
 CALLERS = 30
 
 SESSION = Statement("test.session", int, "SELECT pg_backend_pid()")
-# asyncpg turns `jit` off and on again when it reads the types of arrays, each possibly in another session.
+# asyncpg turns `jit` off and on again when it reads the types of arrays, possibly in two sessions.
 LEFT_BEHIND = Statement(
     "test.left_behind",
     lambda name, value: f"{name} = {value}",
@@ -73,7 +73,7 @@ async def hub(pooled: Settings) -> AsyncIterator[Hub]:
 
 
 async def in_every_session(settings: PostgresSettings, look: Callable[[Executor], Awaitable[None]]) -> set[int]:
-    """Call `look` in every session of the pooler at the same time. Returns their processes."""
+    """Call `look` in every session of the pooler at the same time. Returns their process ids."""
     pool = Pool(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(pool.close)
@@ -157,7 +157,7 @@ async def test_hub_and_followers_survive_a_restart_of_the_pooler(
 async def test_refused_value_returns_its_session_to_the_pooler(
     pooler: PgBouncer, application: PostgresSettings
 ) -> None:
-    """There is one such value per session. If they kept their sessions, no other caller would get one."""
+    """There is one refused value per session. If these kept their sessions, no other caller would get one."""
     pools = [Pool(replace(pooler.in_front_of(application), deadline_seconds=20)) for _ in range(SESSIONS + 1)]
     echo = Statement("test.echo", int, "SELECT $1::int")
     for pool in pools[1:]:

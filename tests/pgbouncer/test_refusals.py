@@ -1,4 +1,4 @@
-"""Refusals of PgBouncer: the error tells whether to retry, and which setting to change."""
+"""Refusals of PgBouncer. The error has whether to retry, and the setting to change."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_write_without_a_session_of_the_pooler_is_known_not_to_have_run(
 async def test_statement_prepared_in_another_session_raises_with_the_setting_to_change(
     started: Start, application: PostgresSettings
 ) -> None:
-    """A PgBouncer that ignores the timeout parameter and does not track prepared statements."""
+    """This PgBouncer ignores the timeout parameter and does not track prepared statements."""
     pooler = started("default_pool_size = 3", "ignore_startup_parameters = statement_timeout")
     pool = Pool(replace(pooler.in_front_of(application), prepared_statements=True, pool_size=3))
 
@@ -90,7 +90,7 @@ async def test_statement_prepared_in_another_session_raises_with_the_setting_to_
 async def test_migrations_refuse_to_run_through_the_pooler(
     started: Start, postgres_settings: PostgresSettings
 ) -> None:
-    """Their lock belongs to a session, and would stay in one of the pooler."""
+    """The lock of a migration belongs to a session, and would stay in a session of the pooler."""
     with pytest.raises(Unavailable, match="connect to PostgreSQL itself") as caught:
         await migrations.up(started().in_front_of(postgres_settings))
     assert not caught.value.retryable

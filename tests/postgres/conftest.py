@@ -12,7 +12,7 @@ from postgres.notes import TABLE, Observer
 
 @pytest.fixture
 async def observer(empty_database: PostgresSettings) -> AsyncIterator[Observer]:
-    """Sees the database from outside of the pool. The table `notes` exists."""
+    """An observer of the database outside of the pool. The table `notes` exists."""
     observer = await Observer.connect(empty_database)
     await observer.connection.execute(TABLE)
     yield observer
@@ -27,7 +27,7 @@ def small(empty_database: PostgresSettings, observer: Observer) -> PostgresSetti
 
 @pytest.fixture
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take long to cancel a statement or to roll back. The connection is kept nevertheless."""
+    """Keep the connection even if a busy machine takes long to cancel a statement or to roll back."""
     monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)
     monkeypatch.setattr("hubbub.postgres.transaction.ROLLBACK_GRACE_SECONDS", 30)
 

@@ -25,10 +25,10 @@ class Proxy:
         self._cut = self._last = False
 
     def lose_answer_to(self, sent: bytes, *, cut: bool, last: bool = False) -> None:
-        """The server receives the next message that contains `sent` and acts on it, but its answer is lost.
+        """Lose the answer to the next message that contains `sent`. The server receives it and acts on it.
 
-        With `cut` the connection ends then, without it the connection stays silent. With `last` the proxy accepts
-        no further connection.
+        With `cut` the connection then ends, otherwise it stays silent. With `last` the proxy accepts no further
+        connection.
         """
         self._lost, self._cut, self._last = sent, cut, last
 
@@ -89,7 +89,7 @@ class Proxy:
 
 @asynccontextmanager
 async def frozen(*pids: int) -> AsyncIterator[None]:
-    """These processes of the server exist and do not run, as on a machine that hangs."""
+    """Freeze these processes of the server during the block, as on a machine that hangs."""
     for pid in pids:
         os.kill(pid, SIGSTOP)
     try:

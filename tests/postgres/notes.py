@@ -39,7 +39,7 @@ IDS = Statement("test.ids", int, "SELECT id FROM notes ORDER BY id")
 EMPTY = Statement("test.empty", int, "UPDATE notes SET body = '' WHERE id = $1")
 
 HANG_SECONDS = 3600
-"""A sleep of the server that only a deadline, a cancellation or a lost connection ends."""
+"""A sleep of the server that is ended only by a deadline, a cancellation or a lost connection."""
 
 
 async def ids(executor: Executor) -> list[int]:
@@ -47,13 +47,13 @@ async def ids(executor: Executor) -> list[int]:
 
 
 async def pid_of(executor: Executor) -> int:
-    """The process that serves the executor's next statement, or that of an idle pool's next caller."""
+    """The server process of the executor's next statement, which for a pool is that of an idle connection."""
     [pid] = await executor.fetch_all(PID)
     return pid
 
 
 async def warm_up(pool: Pool) -> None:
-    """Open a connection, also on a machine so busy that it takes several of the pool's short deadlines."""
+    """Open a connection. On a busy machine this may take several of the pool's short deadlines."""
 
     async def answers() -> bool:
         with suppress(Unavailable):
@@ -64,7 +64,7 @@ async def warm_up(pool: Pool) -> None:
 
 
 class Observer:
-    """A connection beside the pool. It sees what the server sees of the pool's database."""
+    """A connection beside the pool, by which a test sees the server's view of the pool's database."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -93,7 +93,7 @@ class Observer:
         return (await self.states()).count("active") == count
 
     async def sees_lock_waiters(self, count: int = 1) -> bool:
-        """Whether so many statements wait for a lock: at least, as they all may have come since the last look."""
+        """Whether at least this many statements wait for a lock. Several may have arrived since the last look."""
         waiting = await self.connection.fetchval(
             """
             SELECT count(*)
@@ -109,14 +109,14 @@ class Observer:
 
 
 async def assert_whole(pool: Pool, observer: Observer, *, connections: int = 2) -> None:
-    """No connection is in use or in a transaction, and the pool serves as many callers at a time as it should."""
+    """Assert that no connection is in use or in a transaction, and that the pool can use all its connections."""
 
     async def at_rest() -> bool:
         return pool.size == pool.idle and set(await observer.states()) <= {"idle"}
 
     await until_it_answers(at_rest)
     barrier = asyncio.Barrier(connections + 1)
-    # Some of these pools have a deadline of a fraction of a second.
+    # Some pools have a deadline of a fraction of a second.
     patient = asyncio.get_running_loop().time() + HANGS_AFTER_SECONDS
 
     async def use() -> None:

@@ -21,7 +21,7 @@ def server(servers: Settings) -> PostgresSettings:
 
 @asynccontextmanager
 async def other_server(reply: bytes | None) -> AsyncIterator[int]:
-    """The port of a server that is not PostgreSQL. It sends the reply and closes, or with None stays silent."""
+    """The port of a server that is not PostgreSQL. It sends the reply and closes. With None it stays silent."""
 
     answers = set()
 

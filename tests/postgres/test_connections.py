@@ -113,10 +113,10 @@ async def test_deadline_covers_the_wait_for_a_connection(small: PostgresSettings
     await pool.close()
 
 
-async def test_caller_too_late_to_connect_is_told_so_and_makes_no_server_unreachable(
+async def test_caller_too_late_to_connect_gets_that_reason_and_marks_no_server_unreachable(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waited for a connection until then. The server may be well."""
+    """The caller has waited for a connection until then, and the server may be healthy."""
 
     async def silent(settings: PostgresSettings, _: Address, seconds: float, __: object) -> Connection:
         return await connect_to(settings, Address("127.0.0.1", silent_port), seconds)
@@ -139,7 +139,7 @@ async def test_hanging_server_process_leaves_the_outcome_of_a_write_unknown(
             with pytest.raises(Unavailable, match=r"no answer within 0\.3 s") as caught:
                 await pool.execute(statement, *args)
             assert caught.value.outcome_unknown == statement.writes
-            await warm_up(pool)  # on another connection: the pool is not one short
+            await warm_up(pool)  # on another connection: the pool has not lost a slot
     await pool.close()
 
 
@@ -164,7 +164,7 @@ async def test_idle_connections_ended_by_the_server_are_replaced(pool: Pool, obs
 async def test_caller_that_meets_a_dead_connection_does_not_meet_those_that_are_idle_for_longer(
     empty_database: PostgresSettings, observer: Observer
 ) -> None:
-    """As after the loss of a machine, of which the sockets do not tell."""
+    """After the loss of a machine the sockets do not report it."""
     pool = Pool(replace(empty_database, pool_size=5, deadline_seconds=0.5))
     entered = asyncio.Barrier(5)
     pids: list[int] = []
@@ -209,13 +209,13 @@ async def test_pool_recovers_when_a_full_server_has_room_again(
 
 
 def postmaster_of(folder: Path) -> int:
-    """The first process of the server whose data is in the folder."""
+    """The main process of the server with its data in this folder."""
     [lock] = folder.rglob("postmaster.pid")
     return int(lock.read_text().splitlines()[0])
 
 
 async def test_pool_recovers_from_a_frozen_killed_and_restarted_server(tmp_path: Path) -> None:
-    """The server is frozen as a whole, then killed, then started again. Only this test uses it."""
+    """All processes of the server are frozen, then killed, then started again. Only this test uses the server."""
     servers = Servers(tmp_path, fsync=False)
     async with servers as settings:
         observer = await Observer.connect(settings.postgres)
@@ -461,7 +461,7 @@ async def test_cancelled_statement_on_a_hanging_process_costs_the_connection(
 
 
 async def test_pool_is_whole_after_all_tasks_of_the_loop_are_cancelled(pool: Pool, observer: Observer) -> None:
-    """As at the end of a program. The tasks of the pool itself are cancelled as well."""
+    """As at the end of a program, the pool's own tasks are cancelled as well."""
     calls = [asyncio.create_task(pool.fetch_one(SLEEP, 0.5)) for _ in range(4)]
     await until_it_answers(lambda: observer.sees_active(2))
     for _ in range(3):

@@ -72,7 +72,7 @@ def test_violated_constraint_of_another_schema_is_invalid_and_named() -> None:
         assert SECRET not in str(error)
 
 
-# As Citus reports them, recorded from version 14.0.1: the fields of another node's error are missing.
+# Errors of another node, recorded from Citus 14.0.1. Their fields are missing.
 
 
 def of_a_node(kind: type[asyncpg.PostgresError], text: str, detail: str) -> HubbubError | None:
@@ -146,7 +146,7 @@ def test_value_that_a_column_cannot_hold_is_invalid(kind: type[asyncpg.PostgresE
     assert isinstance(error, Invalid)
 
 
-# The server, and the way to it. (error, connection lost) -> (retryable, outcome of a write unknown)
+# The server and the connection to it: (error, connection lost) -> (retryable, outcome of a write unknown)
 
 DID_NOT_RUN = (True, False)
 UNKNOWN = (True, True)
@@ -212,7 +212,7 @@ def _kinds(root: type[asyncpg.PostgresError]) -> set[type[asyncpg.PostgresError]
 
 
 def test_every_error_of_the_server_is_a_hubbub_error() -> None:
-    """Each that asyncpg knows, also with the connection lost. Chat content stays in the cause."""
+    """Every error class of asyncpg, also with the connection lost. Chat content stays in the cause."""
     for kind in _kinds(asyncpg.PostgresError):
         for lost in (False, True):
             error = to_error(raised(kind, constraint_name="x", column_name="x"), writes=True, lost=lost)
@@ -221,11 +221,11 @@ def test_every_error_of_the_server_is_a_hubbub_error() -> None:
                 assert SECRET not in str(error), kind
 
 
-# On a stub connection, for what a real one cannot be made to do
+# On a stub connection, for behaviour that a real one cannot be made to show
 
 
 class Stub:
-    """A connection that answers each call with the next of its answers. It raises an answer that is an error."""
+    """A connection that returns the next of its answers for each call, or raises it if it is an error."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -311,7 +311,7 @@ async def test_connection_that_the_driver_does_not_understand_is_closed(
 
 
 async def test_connection_lost_while_preparing_is_unavailable() -> None:
-    """asyncpg then asks None to run the statement."""
+    """In this case asyncpg calls a method of None."""
 
     class PreparedAndLost(Stub):
         async def fetch(self, *_: object) -> object:

@@ -1,4 +1,4 @@
-"""One contract, two executors: the results, errors and deadlines of a pool and of a transaction are the same."""
+"""One contract for two executors: results, errors and deadlines of a pool and of a transaction are the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Open = Callable[[Pool], AbstractAsyncContextManager[Executor]]
 
 @pytest.fixture(params=["pool", "transaction"])
 def opened(request: pytest.FixtureRequest) -> Open:
-    """Opens the executor for a block: the pool itself, or a transaction on it."""
+    """Opens the executor for a block. It is the pool itself or a transaction on the pool."""
     if request.param == "pool":
         return nullcontext
     return lambda pool: pool.transaction()
@@ -47,7 +47,7 @@ NOTE = Lookup(
     key_of_args=lambda number: number,
     key_of_row=lambda note: note.id,
 )
-# As `SLEEP`, for a method that takes a lookup.
+# Like `SLEEP`, for methods that take a lookup.
 SLEEP_AS_LOOKUP = Lookup(
     "test.sleep_as_lookup",
     int,
@@ -66,7 +66,7 @@ ABSENT_NOTE = Lookup(
     key_of_row=lambda note: note.id,
 )
 
-# Each method as a call of one statement with one argument. A lookup stands for the statement where one is needed.
+# Each method as a call with one statement and one argument. Methods that need a lookup get one of the statement.
 Method = Callable[[Executor, Statement[object], object], Awaitable[object]]
 
 
@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
-# Those that take a deadline of their own.
+# The methods with a parameter `deadline`.
 WITH_DEADLINE: dict[str, Callable[[Executor, float], Awaitable[object]]] = {
     "fetch_all": lambda executor, at: executor.fetch_all(SLEEP, HANG_SECONDS, deadline=at),
     "fetch_one": lambda executor, at: executor.fetch_one(SLEEP, HANG_SECONDS, deadline=at),
@@ -192,7 +192,7 @@ async def test_executor_goes_on_after_a_failed_attempt(pool: Pool, opened: Open)
     assert await ids(pool) == [1, 2]
 
 
-# Deadlines. The statements would hang: a call that ends has been ended by its deadline.
+# Deadlines. The statements would hang, so a call that ends was ended by its deadline.
 
 
 async def test_deadline_is_that_of_the_settings_from_now_on(pool: Pool, opened: Open) -> None:
@@ -230,14 +230,14 @@ async def test_hanging_server_process_raises_unavailable_at_the_deadline(
             async with opened(pool) as executor:
                 await method(executor, SLEEP_AS_LOOKUP, 0)
         assert not caught.value.outcome_unknown
-        await warm_up(pool)  # on another connection: the pool is not one short
+        await warm_up(pool)  # on another connection: the pool has not lost a slot
         assert await pid_of(pool) != pid
     await pool.close()
 
 
 @pytest.mark.parametrize("name", WITH_DEADLINE)
 async def test_given_deadline_ends_the_call(pool: Pool, opened: Open, name: str) -> None:
-    await warm_up(pool)  # the deadline is that of the call, not of a connection
+    await warm_up(pool)  # so that the deadline does not end the connecting
 
     async def call(deadline: float) -> None:
         async with opened(pool) as executor:

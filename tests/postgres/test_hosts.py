@@ -1,4 +1,4 @@
-"""Several hosts: which of them is connected to, when another one is, and what the errors say."""
+"""Several hosts: the choice of the host, the switch to another one, and the errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE = Statement("test.one", int, "SELECT 1 AS one")
 
 
 class Counting(Blackhole):
-    """Counts the connections that were made through it."""
+    """A relay that counts its connections."""
 
     accepted = 0
 
@@ -42,13 +42,13 @@ async def relay(postgres_settings: PostgresSettings) -> AsyncIterator[Counting]:
 
 
 def at(settings: PostgresSettings, *ports: int) -> PostgresSettings:
-    """These hosts, each with so much time that a test which waits for one fails."""
+    """Settings with these hosts, and a connect timeout so long that a test which waits for one host fails."""
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return replace(settings, host=hosts, connect_timeout_seconds=2 * HANGS_AFTER_SECONDS)
 
 
 async def test_frozen_first_host_does_not_hold_up_the_search(postgres_settings: PostgresSettings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and does not answer
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts and does not answer
         settings = at(postgres_settings, frozen.getsockname()[1], postgres_settings.port)
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             connection = await connect(settings)
@@ -109,7 +109,7 @@ async def test_standby_among_hosts_is_not_used(settings: Settings, postgres_sett
 
 
 async def test_statement_on_host_that_hangs_is_run_on_the_new_primary(settings: Settings, relay: Counting) -> None:
-    """The second host is reached once the first one swallows everything, also by callers that waited already."""
+    """Once the first host stops answering, callers reach the second host, including those that were waiting."""
     async with Counting(*relay._server) as second:
         assert second._listener is not None
         several = at(settings.postgres, relay.port, second.port)
@@ -133,11 +133,11 @@ async def test_primary_is_looked_for_less_and_less_often_while_it_is_only_slow(
         connections = pool._connections
         async with second.swallowing():
             await pool.fetch_one(ONE)
-            await connections._looking.close()  # here the test does
+            await connections._looking.close()  # here the test looks for the primary
             slow = asyncio.create_task(pool.fetch_one(SLOW))
             await until(lambda: bool(connections.used))
             pauses = [await connections._look() for _ in range(6)]
-            assert relay.accepted == 1 + 5  # the first look only notes the statement
+            assert relay.accepted == 1 + 5  # the first round only notes the statement
             assert pauses[0] <= LOOK_SECONDS
             assert pauses[-1] >= LONGEST_LOOK_PAUSE_SECONDS / 2
             slow.cancel()
@@ -151,11 +151,11 @@ async def test_connections_to_former_primary_are_ended_when_another_is_found(
 ) -> None:
     async with Counting(*relay._server) as second:
         pool = Pool(at(settings.postgres, relay.port, second.port))
-        async with second.swallowing():  # or it would be found too, where a connection takes 0.2 s
+        async with second.swallowing():  # or it is used if the first takes 0.2 s
             await asyncio.gather(*(pool.fetch_one(SLEEP) for _ in range(4)))
         former = next(iter(pool._connections.idle)).address
         relay.hang_up()
-        relay._listener.close()  # type: ignore[union-attr]  # it listens
+        relay._listener.close()  # type: ignore[union-attr]  # it is listening
         assert await pool.fetch_one(ONE) == 1
         assert {one.address == former for one in pool._connections.idle} == {False}
         await pool.close()

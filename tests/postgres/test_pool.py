@@ -67,7 +67,7 @@ async def test_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connectio
 async def test_refused_value_leaves_no_transaction_open(
     small: PostgresSettings, observer: Observer, prepared: bool
 ) -> None:
-    """asyncpg itself refuses it, after the server has begun the statement."""
+    """asyncpg itself refuses the value, after the server has begun the statement."""
     pool = Pool(replace(small, prepared_statements=prepared))
     with pytest.raises(Invalid):
         await pool.execute(WRITE, "one", "a")
@@ -129,7 +129,7 @@ async def test_lock_timeout_of_the_server_raises_unavailable_after_all_attempts(
 
 
 async def test_both_statements_of_a_deadlock_succeed(pool: Pool, observer: Observer) -> None:
-    """Each locks one row, waits at a gate until both have, and wants the other's: a deadlock. It is sent again."""
+    """Each statement locks one row, waits until both have done so, and needs the other row. One is repeated."""
     add_x = Statement(
         "test.add_x",
         int,
@@ -229,7 +229,7 @@ async def test_statement_is_sent_again_however_often_the_schema_changes(
     async def run(*_: object, **__: object) -> list[tuple[str]]:
         nonlocal asked
         asked += 1
-        if asked <= 5:  # more often than any other failure is repeated
+        if asked <= 5:  # more than the attempts for any other failure
             raise Unavailable("postgresql", "changed") from asyncpg.InvalidCachedStatementError("changed")
         return [("7",)]
 

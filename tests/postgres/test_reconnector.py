@@ -1,4 +1,4 @@
-"""A server that is unreachable: how many attempts to connect are made, and which callers share them."""
+"""An unreachable server: the number of attempts to connect, and the callers that share them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG_SECONDS = 10
 
 
 class Server:
-    """Refuses the first `refusals` attempts."""
+    """A server that refuses the first `refusals` attempts."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
@@ -119,7 +119,7 @@ async def test_close_while_open_waits_for_the_server_leaves_no_task(
 
 
 async def _has_more_tasks_than(tasks: set[asyncio.Task[None]]) -> bool:
-    """Whether an attempt is being made."""
+    """Whether an attempt is in progress."""
     return bool(asyncio.all_tasks() - tasks)
 
 
@@ -138,10 +138,10 @@ async def test_callers_share_the_open_connections_while_the_server_gives_no_more
     await pool.close()
 
 
-async def test_caller_that_gives_up_during_an_attempt_is_told_why_the_server_gives_no_connection(
+async def test_caller_that_gives_up_during_an_attempt_gets_the_reason_of_the_server(
     small: PostgresSettings,
 ) -> None:
-    """The attempt has the only place of the pool: nobody uses a connection."""
+    """The attempt has the only slot of the pool, and no connection is in use."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host, port = silent.getsockname()
         settings = replace(small, host=host, port=port, pool_size=1, connect_timeout_seconds=0.5)
@@ -151,7 +151,7 @@ async def test_caller_that_gives_up_during_an_attempt_is_told_why_the_server_giv
         with refused:
             await pool.fetch_one(ONE)
         patient = asyncio.create_task(pool.fetch_one(ONE))
-        attempts = [await _accepted(silent), await _accepted(silent)]  # the second one is of the reconnector
+        attempts = [await _accepted(silent), await _accepted(silent)]  # the second one is that of the reconnector
         with refused:
             await pool.fetch_one(ONE, deadline=now() + 0.02)
         with refused:
@@ -180,7 +180,7 @@ async def test_caller_with_too_little_time_to_connect_does_not_mark_the_server_u
         await pool.fetch_one(ONE, deadline=now() + 0.02)
     hurried = len(writers)
     calls = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(2)]
-    await until_it_answers(lambda: _has_connections(writers, hurried + len(calls)))  # each its own attempt
+    await until_it_answers(lambda: _has_connections(writers, hurried + len(calls)))  # an attempt per caller
     await asyncio.wait(calls)
     assert [type(call.exception()) for call in calls] == [Unavailable] * len(calls)
     await pool.close()

@@ -1,4 +1,4 @@
-"""What a process notes of the rooms that it reads on the primary, while more becomes known of them."""
+"""The heads that a process notes for rooms that it reads on the primary, during later changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END_OF_FILE = Statement(
 
 
 class Primary:
-    """Answers the question for a head once it is let go."""
+    """Answers the query for a head once the test allows it."""
 
     def __init__(self, last_seq: int) -> None:
         self.last_seq = last_seq
@@ -54,7 +54,7 @@ def replicas_of(primary: Primary) -> Replicas:
 
 
 async def read(replicas: Replicas, room_id: UUID, replica_has: int) -> list[int]:
-    """The least `last_seq` that the replica was asked for, if it was asked. It has the room up to another one."""
+    """Read a room up to `replica_has` of the replica. Returns each `last_seq` that was required of the replica."""
     asked: list[int] = []
 
     async def on_replica(_: object, least: int, __: float) -> tuple[int, str] | None:
@@ -113,7 +113,7 @@ async def test_change_during_the_question_for_a_head_keeps_the_room_on_the_prima
 async def test_replica_that_has_all_is_not_behind_where_the_last_record_filled_its_file(
     administrator: PostgresSettings,
 ) -> None:
-    """The end of the log is then behind the header of the next file, where no record has been replayed."""
+    """Then the end of the log is after the header of the next file, in which no record was replayed."""
     pool = Pool(administrator)
 
     async def ends_with_a_file() -> bool:  # unless the server writes something meanwhile
@@ -126,7 +126,7 @@ async def test_replica_that_has_all_is_not_behind_where_the_last_record_filled_i
 
 
 @pytest.mark.parametrize(("age", "expected"), [(LAG_SECONDS - 1, True), (LAG_SECONDS + 1, False)])
-async def test_replica_is_left_by_the_age_of_what_it_has(*, age: float, expected: bool) -> None:
+async def test_replica_is_taken_out_of_service_by_the_age_of_its_data(*, age: float, expected: bool) -> None:
     replica = in_service()
     replica.has_all_until -= age
     assert replica.is_in_service is expected

@@ -1,7 +1,7 @@
 """Concurrent callers share a statement, and no caller gets rows that are older than its call.
 
-Most tests run for both kinds of sharing: `look_up`, whose callers share a statement for many keys, and
-`fetch_shared`, whose callers share the rows of one statement.
+Most tests run for both kinds of sharing. Callers of `look_up` share a statement for many keys, and callers of
+`fetch_shared` share the rows of one statement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Note(NamedTuple):
     body: str
 
 
-# A statement about note 1 stops once its snapshot is taken, for as long as the gate is closed.
+# A statement about note 1 waits after its snapshot while the gate is closed.
 CLOSE_GATE = "SELECT pg_advisory_lock(1)"
 OPEN_GATE = "SELECT pg_advisory_unlock(1)"
 PASSES_GATE = "(id <> 1 OR pg_advisory_xact_lock_shared(1)::text IS NOT NULL)"
@@ -68,7 +68,7 @@ BODIES = Statement(
 
 
 class Recorder(Pool):
-    """A pool that notes the name of each statement and the number of keys that it was given."""
+    """A pool that records the name of each statement and its number of keys."""
 
     def __init__(self, settings: PostgresSettings) -> None:
         super().__init__(settings)
@@ -85,7 +85,7 @@ class Recorder(Pool):
 
 @pytest.fixture
 async def pool(small: PostgresSettings, observer: Observer) -> AsyncIterator[Recorder]:
-    """Two connections to a database with the notes 1 to 2,000. The body of each is its number."""
+    """Two connections to a database with the notes 1 to 2,000. The body of a note is its number."""
     await observer.connection.execute(
         "INSERT INTO notes (id, body) SELECT n, n FROM generate_series(1, 2000) AS n"
     )
@@ -97,7 +97,7 @@ async def pool(small: PostgresSettings, observer: Observer) -> AsyncIterator[Rec
 
 @pytest.fixture
 def never_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement in flight holds the next one back, however busy the machine is."""
+    """No statement counts as stuck on a busy machine, so a statement in flight holds the next one back."""
     monkeypatch.setattr(batching, "ALLOW_ANOTHER_WORKER_AFTER_SECONDS", 60)
 
 
@@ -116,7 +116,7 @@ async def fetch_shared(executor: Executor, number: int) -> str | None:
 
 @pytest.fixture(params=[look_up, fetch_shared], ids=["look_up", "fetch_shared"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Asks for the body of one note."""
+    """Reads the body of one note."""
     ask: Ask = request.param
     return ask
 
@@ -143,7 +143,7 @@ async def test_caller_that_asks_again_after_its_answer_joins_the_next_statement(
 async def test_caller_after_a_change_sees_it_though_an_older_statement_is_in_flight(
     pool: Recorder, observer: Observer, ask: Ask, in_flight: int
 ) -> None:
-    # Of several, the first is alone in its statement and the others share the next.
+    # The first of several has its own statement, and the others share the next.
     await observer.connection.execute(CLOSE_GATE)
     early = asking(ask, pool, *[1] * in_flight)
     await until_it_answers(observer.sees_lock_waiters)  # the snapshot of the first is taken
@@ -191,7 +191,7 @@ async def test_cancelled_callers_take_nothing_from_the_others(
     await until_it_answers(observer.sees_lock_waiters)
     cancelled.cancel()
     await asyncio.wait([cancelled])
-    first.cancel()  # its own statement is in flight; the next one is sent, and stops at the gate as well
+    first.cancel()  # its own statement is in flight; the next one is sent and waits at the gate as well
     await until(lambda: len(pool.sent) > 1)
     cancelled_later.cancel()
     await observer.connection.execute(OPEN_GATE)
@@ -440,4 +440,4 @@ async def test_shared_statements_in_flight_are_bounded(pool: Recorder) -> None:
         *(ask(number) for number in range(2, 5) for _ in range(2)), *map(ask, range(5, 25))
     )
     assert len(found) == 26
-    assert 1 < most <= 2 * SHARED_WORKERS  # each of them may be late, and then allows another one
+    assert 1 < most <= 2 * SHARED_WORKERS  # each may be late, and then allows another one

@@ -84,7 +84,7 @@ async def test_transaction_refuses_calls_while_its_savepoint_is_open(
 
 
 async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: Pool, observer: Observer) -> None:
-    """One of several tasks fails, the block ends, and the others go on with a transaction that is over."""
+    """One of several tasks fails and ends the block. The others still call the ended transaction."""
     tasks: list[asyncio.Task[object]] = []
 
     async def block() -> None:
@@ -121,7 +121,7 @@ async def test_savepoint_left_open_by_another_task_does_not_delay_the_end(pool: 
 
     with pytest.raises(Oops):
         await block()
-    assert pool.size == 0  # only the end of the connection ends what the other task may be doing
+    assert pool.size == 0  # only the end of the connection ends a statement of the other task
     async with pool.transaction() as tx:
         late.set()
         with pytest.raises(Unavailable):
@@ -331,7 +331,7 @@ async def test_timeout_around_a_statement_undoes_the_block(pool: Pool) -> None:
 async def test_commit_cancelled_before_it_is_sent_leaves_no_transaction_open(
     pool: Pool, observer: Observer
 ) -> None:
-    """The COMMIT waits for a hanging server to stop an earlier statement, and is cancelled meanwhile."""
+    """The COMMIT waits until a hanging server stops an earlier statement, and is cancelled meanwhile."""
     pid = await pid_of(pool)
     ending = asyncio.Event()
 
@@ -399,7 +399,7 @@ async def test_abandoned_generator_ends_its_transaction(pool: Pool) -> None:
 async def test_transaction_cancelled_anywhere_is_committed_as_a_whole_or_not_at_all(
     pool: Pool, observer: Observer
 ) -> None:
-    """Each is cancelled after a random number of turns: in a BEGIN, a statement, a savepoint or a COMMIT."""
+    """Each transaction is cancelled after a random number of turns, in a BEGIN, statement, savepoint or COMMIT."""
     chance = random.Random(7)
 
     async def block(number: int) -> None:

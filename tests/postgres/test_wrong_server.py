@@ -1,4 +1,4 @@
-"""A name that leads to a standby for a moment: a database that is read-only by default behaves in the same way."""
+"""A host name that leads to a standby for a moment. A database that is read-only by default stands for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLEEP = Statement("test.sleep", bool, "SELECT pg_sleep(0.2) IS NULL AS slept")
 
 @pytest.fixture
 async def standby(postgres_settings: PostgresSettings) -> AsyncIterator[PostgresSettings]:
-    """New sessions are read-only while the test runs, unless it calls `promote`."""
+    """Make new sessions read-only during the test, until it calls `promote`."""
     await execute(
         postgres_settings, f"ALTER DATABASE {postgres_settings.database} SET default_transaction_read_only = on"
     )
@@ -58,7 +58,7 @@ async def test_change_is_sent_again_on_new_connection_where_none_ran(
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         await at_once(hub, 8)
         pool = hub._pool
-        for connection in pool._connections.idle:  # a server that became read-only, and told no session
+        for connection in pool._connections.idle:  # sessions of a server that became read-only
             await connection.execute("SET default_transaction_read_only = on")
             connection.is_wrong_server = False
         assert pool.idle > 3

@@ -38,7 +38,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """One to break."""
+    """A cluster for this test alone."""
     with cluster(tmp_path) as nodes:
         run(nodes.form())
         run(nodes.add_users())
@@ -47,7 +47,7 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Closing must end all tasks."""
+    """Check that closing ends all tasks."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

@@ -129,7 +129,7 @@ async def test_everything_of_every_service_works_in_a_cluster(shared_cluster: Cl
         for room_id in rooms:
             await hub.room_users.add_many(room_id, [user.id for user in users[1:]])
         for number, user in enumerate(users):
-            for one in (other, hub):  # the second time from a network that is known
+            for one in (other, hub):  # the second time with a known topology
                 found = await one.authenticate(f"u{number}", f"kept-cluster-{number}", address="192.0.2.1")
                 assert found is not None
                 assert found.id == user.id
@@ -186,7 +186,7 @@ async def _type(hub: Hub, other: Hub, room_id: UUID, user_id: UUID) -> None:
     assert isinstance(await anext(watching), Gap)
     assert await hub.typing.start(room_id, user_id)
     assert await other.typing.typing_users(room_id) == [user_id]
-    for is_typing in (True, False):  # the stop is that of the expiry
+    for is_typing in (True, False):  # the stop comes from the expiry
         change = await anext(watching)
         assert not isinstance(change, Gap)
         assert (change.user_id, change.is_typing) == (user_id, is_typing)
@@ -252,7 +252,7 @@ async def test_failover_of_a_primary_loses_no_session_and_no_subscription(
         await until_it_answers(all_answer)
 
         async def all_are_set() -> bool:
-            with suppress(Unavailable):  # of those that the former primary holds back
+            with suppress(Unavailable):  # writes that the former primary holds back
                 return await connection.execute_many([("SET", key, "new") for key in keys]) == [b"OK"] * len(keys)
             return False
 
@@ -262,7 +262,7 @@ async def test_failover_of_a_primary_loses_no_session_and_no_subscription(
 async def test_write_that_the_former_primary_holds_back_ends_by_its_deadline_and_the_next_goes_to_the_new_one(
     shared_cluster: Cluster,
 ) -> None:
-    """After a planned failover Redis 6.2 goes on holding writes back that came during it. Here any server does."""
+    """After a planned failover Redis 6.2 still holds back writes from during it. Here any server does so."""
     async with connected(replace(shared_cluster.settings, deadline_seconds=1)) as (connection, _):
         slot = slot_of(b"session:a")
         former = await shared_cluster.primary_of(slot)
@@ -285,7 +285,7 @@ async def test_write_that_the_former_primary_holds_back_ends_by_its_deadline_and
         await until_it_answers(shared_cluster.is_whole)
 
 
-async def test_node_that_was_taken_out_of_the_cluster_is_left(own_cluster: Cluster) -> None:
+async def test_node_that_was_removed_from_the_cluster_is_disconnected(own_cluster: Cluster) -> None:
     async with connected(own_cluster.settings) as (connection, subscriptions):
         channel = await subscriptions.subscribe("news")
         node = _node_of(own_cluster, subscriptions)
@@ -366,7 +366,7 @@ async def test_slot_that_moves_under_load_gives_no_wrong_answer(own_cluster: Clu
 
 
 async def test_revocation_while_the_slot_moves_ends_all_sessions(own_cluster: Cluster, settings: Settings) -> None:
-    """A script that ends sessions by an index would miss those that are at the other node."""
+    """A script that ends sessions by an index would miss sessions on the other node."""
     redis = await own_cluster.add_users()
     async with Hub(Settings(postgres=settings.postgres, redis=redis)) as hub:
         user = await hub.users.create("u@example.org", "u", "not a hash")
@@ -393,7 +393,7 @@ async def test_command_of_a_slot_without_a_node_ends_by_its_deadline(
         slot = slot_of(b"session:a")
         owner = await own_cluster.primary_of(slot)
         await own_cluster.ask(owner, "CLUSTER", "DELSLOTS", slot)
-        # At its deadline the command waits in a pause. In flight, its outcome would be unknown.
+        # At its deadline the command is waiting in a pause. If it were in flight, its outcome would be unknown.
         monkeypatch.setattr("hubbub.redis.cluster.PAUSE_SECONDS", 1.5)
         with pytest.raises(Unavailable, match="CLUSTERDOWN") as error:
             await connection.execute("SET", "session:a", "1")
@@ -414,7 +414,7 @@ async def test_close_ends_calls_that_wait(own_cluster: Cluster) -> None:
 async def test_call_for_a_node_that_is_about_to_be_closed_goes_to_the_owner_of_the_slot(
     shared_cluster: Cluster,
 ) -> None:
-    """Its connection is closed in the next turn of the loop, and would fail what it was given in this one."""
+    """The connection is closed in the next turn of the loop, and would fail commands of this turn."""
     async with connected(shared_cluster.settings) as (connection, _):
         await connection.execute("SET", "session:a", "1")
         node = connection._owners[slot_of(b"session:a")]

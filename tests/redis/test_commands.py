@@ -19,7 +19,7 @@ from waiting import until
 
 
 async def echo(connection: Connection, word: str, deadline_seconds: float | None = None) -> str:
-    """Ask for a word that no other call asks for, so that the reply of another call is noticed."""
+    """Echo a word that no other call sends, so that the reply to another call would be noticed."""
     reply = await connection.execute("ECHO", word, deadline_seconds=deadline_seconds)
     assert reply == word.encode(), "this is the reply of another call"
     return word
@@ -115,7 +115,7 @@ async def test_cancelled_callers_do_not_disturb_the_order_of_replies(connection:
 
 
 async def test_call_cancelled_before_it_is_written_never_runs(connection: Connection) -> None:
-    first = connection.execute("PING")  # in flight, so that the next one is not written at once
+    first = connection.execute("PING")  # in flight, so that the next command is not written at once
     unwritten = connection.execute("SET", "key", "value")
     unwritten.cancel()
     await first
@@ -134,7 +134,7 @@ async def test_frozen_server_fails_each_call_at_its_own_deadline(server: Server,
     assert caught.value.retryable
     server.thaw()
     assert await patient == "patient"
-    assert await connection.execute("GET", "count") == b"1"  # it was carried out, though its outcome was unknown
+    assert await connection.execute("GET", "count") == b"1"  # it was executed, though its outcome was unknown
 
 
 async def test_connection_to_a_frozen_server_is_dropped_and_made_again(server: Server) -> None:
@@ -151,14 +151,14 @@ async def test_connection_to_a_frozen_server_is_dropped_and_made_again(server: S
 
 
 class Echoes:
-    """The answers and failures of callers that send one command after another."""
+    """The replies and failures of callers that send one command after another."""
 
     def __init__(self) -> None:
         self.answered = 0
         self.failures: list[Unavailable] = []
 
     async def more(self, answers: int) -> None:
-        """Wait for so many further answers."""
+        """Wait for this many further replies."""
         seen = self.answered
         await until(lambda: self.answered > seen + answers)
 
@@ -220,7 +220,7 @@ async def test_write_sent_to_a_killed_server_has_an_unknown_outcome(
     server.freeze()
     written = connection.execute("SET", "key", "value")
     await until(lambda: connection.waiting == 1)
-    await asyncio.sleep(0)  # the flush was scheduled before this
+    await asyncio.sleep(0)  # the flush was scheduled before this turn
     await asyncio.sleep(0)
     server.kill()
     with pytest.raises(Unavailable) as caught:
@@ -306,7 +306,7 @@ async def test_repeatedly_cut_connection_keeps_replies_in_order(server: Server, 
     await knife.close()
 
 
-async def test_server_that_became_a_replica_is_left_and_the_call_is_retryable(
+async def test_server_that_became_a_replica_is_disconnected_and_the_call_is_retryable(
     server: Server, connection: Connection
 ) -> None:
     script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=as_bytes)

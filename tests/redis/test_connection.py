@@ -26,7 +26,7 @@ from waiting import until
 
 
 class Recorder(RespProtocol):
-    """Keeps the replies as they came."""
+    """A protocol that keeps the replies as they were received."""
 
     def __init__(self, transport: asyncio.Transport, reader: hiredis.Reader) -> None:
         super().__init__(transport, reader, on_writable=lambda: None)
@@ -73,10 +73,10 @@ async def test_login_database_and_client_name_are_those_of_the_settings(server: 
 async def test_connect_timeout_does_not_end_an_open_connection(server: Server) -> None:
     connection = Connection(replace(server.settings, connect_timeout_seconds=0.2))
     await connection.start()
-    await until(lambda: connection.connected)  # an attempt that took longer is repeated
+    await until(lambda: connection.connected)  # an attempt that takes longer is repeated
     before = await connection.execute("CLIENT", "ID")
     await asyncio.sleep(0.5)  # longer than the timeout
-    gc.collect()  # a transport that nothing refers to would be closed
+    gc.collect()  # a transport without references would be closed
     assert await connection.execute("CLIENT", "ID") == before
     await connection.close()
 
@@ -112,7 +112,7 @@ async def test_wrong_password_is_logged_once_without_the_password(
 async def test_reply_that_quotes_an_unknown_auth_does_not_reveal_the_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As Redis with HELLO and AUTH renamed, and many proxies, do."""
+    """Redis with HELLO and AUTH renamed replies so, and so do many proxies."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = hiredis.Reader()
@@ -284,7 +284,7 @@ async def test_login_without_hello_takes_a_user_of_the_access_list(binary: Path,
         chat = Connection(replace(server.settings, username="chat", password="of-the-chat", database=3))
         await chat.start()
         assert await chat.execute("ACL", "WHOAMI") == b"chat"
-        assert (await client_info(chat))["db"] == "3"  # the last of the list is the newest
+        assert (await client_info(chat))["db"] == "3"  # the last in the list is the newest
         locked_out = Connection(replace(server.settings, password="wrong-secret"))
         await locked_out.start()
         assert locked_out.failure is not None

@@ -30,7 +30,7 @@ async def connected(settings: RedisSettings) -> AsyncIterator[tuple[Connection, 
 
 
 async def repeated(connection: Connection, *words: str) -> object:
-    """The reply, asked for until there is one."""
+    """Repeat the command until it succeeds. Returns its reply."""
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while True:
             with suppress(Unavailable):
@@ -81,12 +81,12 @@ async def _is_master(server: Server) -> bool:
 
 
 async def _fails_over(sentinel: Server) -> bool:
-    """A Sentinel refuses as long as it has not heard from the replica."""
+    """Start a failover. A Sentinel refuses it until it has a report of the replica."""
     return await ask_sentinel(sentinel, "SENTINEL", "FAILOVER", MASTER) == b"OK"
 
 
 async def _writes_to(connection: Connection, server: Server) -> bool:
-    """For seconds after a planned failover the former master takes writes as well."""
+    """Whether writes reach this server. For seconds after a planned failover the former master accepts some."""
     await repeated(connection, "SET", "new", "1")
     return await ask(server, "GET", "new") == b"1"
 
@@ -96,8 +96,8 @@ async def _is_newer(connection: Connection) -> bool:
 
 
 @pytest.mark.slow
-async def test_former_master_that_does_not_know_it_is_left(tmp_path: Path) -> None:
-    """As of one that is cut off from the Sentinels, and not from this process: it would lose all writes."""
+async def test_former_master_unaware_of_the_failover_is_disconnected(tmp_path: Path) -> None:
+    """A master that is cut off from the Sentinels but not from this process would lose all its writes."""
     with Starter(tmp_path) as starter:
         server, sentinel, settings = await of_one(starter)
         newer = starter.server("newer")
@@ -117,9 +117,9 @@ async def test_former_master_that_does_not_know_it_is_left(tmp_path: Path) -> No
 async def test_second_gap_follows_once_all_publishers_must_have_left_the_former_master(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process may find later that the master is a new one, and publish at the former one until then.
+    """Another process may notice the new master later, and publish on the former one until then.
 
-    So a channel that was subscribed meanwhile may miss messages too.
+    So a channel that was subscribed in between may miss messages too.
     """
     monkeypatch.setattr(connector, "WATCH_SECONDS", 3.0)
     with Starter(tmp_path) as starter:
@@ -142,7 +142,7 @@ async def test_second_gap_follows_once_all_publishers_must_have_left_the_former_
 
 
 async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failover_shows_the_former_one() -> None:
-    """Until all replicas follow the new master, SENTINEL MASTER has its epoch and the former address."""
+    """Until all replicas follow the new master, SENTINEL MASTER returns the new epoch with the former address."""
 
     def sentinel(shown: bytes) -> Talk:
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,7 +162,7 @@ async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failo
     assert found.address == Address("127.0.0.1", 9001)
 
 
-async def test_server_that_says_it_is_a_replica_is_refused(tmp_path: Path) -> None:
+async def test_replica_that_a_sentinel_names_as_master_is_refused(tmp_path: Path) -> None:
     with Starter(tmp_path) as starter:
         _, sentinel, settings = await of_one(starter)
         replica = starter.server("replica", f"replicaof 127.0.0.1 {settings.port}")
@@ -199,7 +199,7 @@ async def test_sentinel_that_hangs_or_is_gone_delays_no_connection(tmp_path: Pat
         ({"port": 1}, "the Sentinel no connection to 127.0.0.1:1", True),
     ],
 )
-async def test_reason_says_what_is_wrong(
+async def test_failure_names_the_wrong_setting_or_server(
     tmp_path: Path, changes: dict[str, object], reason: str, retryable: bool
 ) -> None:
     with Starter(tmp_path) as starter:
@@ -212,7 +212,7 @@ async def test_reason_says_what_is_wrong(
                 raise failure
 
 
-async def test_server_is_taken_for_no_sentinel(server: Server) -> None:
+async def test_plain_server_in_place_of_a_sentinel_is_reported(server: Server) -> None:
     settings = replace(server.settings, sentinel_master=MASTER, sentinel_password=server.settings.password)
     async with connected(settings) as (connection, _):
         assert connection.failure is not None

@@ -1,4 +1,4 @@
-"""The channels of rooms in a cluster: by sharded pub/sub where the servers have it, else by classic pub/sub."""
+"""The channels of rooms in a cluster, by sharded pub/sub if the servers have it, otherwise by classic pub/sub."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from waiting import until, until_it_answers
 pytestmark = pytest.mark.slow
 
 WITHOUT_SHARDS = tuple(f'rename-command {verb} ""' for verb in ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"))
-"""A node with these lines answers as Redis 6.2 does, which refuses them."""
+"""A node with these lines refuses the commands, like Redis 6.2."""
 
 
 @pytest.fixture
 def mixed_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """The second primary and its replica do not have sharded pub/sub."""
+    """A cluster whose second primary, with its replica, does not have sharded pub/sub."""
     version = subprocess.run([binaries()[0], "--version"], capture_output=True, check=True).stdout
     older = () if b"v=6." in version else WITHOUT_SHARDS
     with cluster(tmp_path, {1: older, 4: older}) as nodes:
@@ -70,7 +70,7 @@ async def has_shards(nodes: Cluster) -> bool:
 
 
 async def sent_on_the_bus(nodes: Cluster, kind: str) -> int:
-    """How many messages of this kind the nodes have sent to each other."""
+    """The number of messages of this kind that the nodes have sent to each other."""
     total = 0
     for node in nodes.nodes:
         info = as_bytes(await nodes.ask(node, "CLUSTER", "INFO")).decode()
@@ -84,7 +84,7 @@ def rooms(number: int) -> list[str]:
 
 
 async def room_of(nodes: Cluster, owner: Server) -> str:
-    """A channel whose slot the node has."""
+    """A channel in a slot of this node."""
     return await room_in(nodes, owner, rooms(100))
 
 
@@ -161,7 +161,7 @@ async def test_channels_with_a_prefix_are_sharded_too(shared_cluster: Cluster) -
 
 
 async def test_node_that_does_not_know_the_command_decides_only_for_its_own_slots(shared_cluster: Cluster) -> None:
-    """The owner of the slot is asked then, as it is for the subscription."""
+    """For other slots their owner is asked, as for a subscription."""
     async with connected(replace(shared_cluster.settings, prefix="")) as (connection, subscriptions):
         [name] = rooms(1)
         listening = await subscriptions.subscribe(name)
@@ -230,7 +230,7 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
 
         await subscriptions.subscribe_with(name, receive)
         await subscriptions.subscribe_with(elsewhere, quiet.all.append)
-        if failover == "freeze" and await has_shards(own_cluster):  # as one of more channels than a turn asks for
+        if failover == "freeze" and await has_shards(own_cluster):  # as with more channels than one turn takes
             at_owner = subscriptions.connection_of(f"{settings.prefix}{name}".encode())._protocol
             assert at_owner is not None
             at_owner.pause_writing()
@@ -254,7 +254,7 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
             return bool(received.gaps) and received.numbers[-1:] == [number]
 
         async def is_received_elsewhere() -> bool:
-            # By classic pub/sub the broken node may be that of the publisher or of the subscriber.
+            # With classic pub/sub the broken node may be that of the publisher or of the subscriber.
             with suppress(Unavailable):
                 await connection.execute("PUBLISH", elsewhere, 1)
             return bool(quiet.numbers)
@@ -265,11 +265,11 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
                 number += 1
                 await connection.execute("PUBLISH", name, number, deadline_seconds=30)
             await until(lambda: received.numbers[-1] == number)
-            # A node that does not know of the failover yet may name the former owner once more.
+            # A node without news of the failover may still name the former owner.
             assert received.since(number - 100).no_number_is_missing_without_a_gap()
-            if failover != "planned":  # the second one is for what a publisher sent that still reached the owner
+            if failover != "planned":  # the second one covers messages that still went to the former owner
                 await until(lambda: received.gaps >= 2)
-                await until(lambda: new.gaps >= 2)  # the first one shows that it is live
+                await until(lambda: new.gaps >= 2)  # the first one means that it is live
             if failover == "freeze":
                 await until(lambda: unasked.gaps >= 2)
         await until_it_answers(is_received_elsewhere)
@@ -298,7 +298,7 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
         await all_receive(1)
         if has_both:
             assert 0 < len(subscriptions.wanted) < len(received)
-        # A slot of the second primary comes to a node that has sharded pub/sub, and returns.
+        # A slot of the second primary moves to a node with sharded pub/sub and back.
         newer, older, *_ = nodes.nodes
         slot = slot_of((await room_in(nodes, older, list(received))).encode())
         [moving, *_] = [one for name, one in received.items() if slot_of(name.encode()) == slot]
@@ -306,7 +306,7 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
             gaps = moving.gaps
             async for _ in nodes.move(slot, of, to):
                 pass
-            if has_both:  # the second one is for what a publisher sent that did not know of the move
+            if has_both:  # the second one covers messages of a publisher without news of the move
                 expected = gaps + (2 if of is older else 1)
                 await until(lambda expected=expected: moving.gaps >= expected)  # type: ignore[misc]
             address = Address("127.0.0.1", to.port)
@@ -327,7 +327,7 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
 async def test_idle_connection_to_a_node_without_sharded_pubsub_gives_no_gap_when_it_is_made_again(
     mixed_cluster: Cluster,
 ) -> None:
-    """The channels of its slots are at another node, whose connection stays."""
+    """The channels of its slots are subscribed at another node, whose connection stays."""
     nodes = mixed_cluster
     async with connected(nodes.settings) as (connection, subscriptions):
         older = nodes.nodes[1]
@@ -348,7 +348,7 @@ async def test_idle_connection_to_a_node_without_sharded_pubsub_gives_no_gap_whe
 async def test_slot_that_moves_concerns_no_channel_of_another_slot(
     own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a reshard of a cluster with many followed rooms the slots are read twenty times a second."""
+    """During a reshard of a cluster with many followed rooms, the slots are read twenty times a second."""
     async with connected(own_cluster.settings) as (connection, subscriptions):
         source, target, *_ = own_cluster.nodes
         names = rooms(300)
@@ -377,7 +377,7 @@ async def test_slot_that_moves_concerns_no_channel_of_another_slot(
 
 
 def reach_sharded_nodes(sender: ClusterConnection) -> bool:
-    """Whether it is connected to the owner of each slot, and has found SPUBLISH refused by none of them since."""
+    """Whether it is connected to the owner of each slot, and none of these connections has refused SPUBLISH."""
     return all(owner is not None and owner.connected and owner.is_sharded for owner in set(sender._owners))
 
 
@@ -389,7 +389,7 @@ async def room_in(nodes: Cluster, owner: Server, names: list[str]) -> str:
 
 
 def upgrade(node: Server) -> None:
-    """Start it anew with sharded pub/sub."""
+    """Restart the node with sharded pub/sub."""
     node.kill()
     config = node.folder / "server.conf"
     lines = [line for line in config.read_text().splitlines() if line not in WITHOUT_SHARDS]
@@ -398,7 +398,7 @@ def upgrade(node: Server) -> None:
 
 
 class Recording:
-    """In place of the subscriptions of a cluster."""
+    """Stands in for the subscriptions of a cluster."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -413,7 +413,7 @@ class Recording:
         self.calls.append(("moved", names, str(error or "")))
 
     def lost(self, node: NodeSubscriptions, failure: Unavailable) -> None:
-        """The node of this test is there or not as it says."""
+        """The loss of a node, which this test does not record."""
 
 
 def push(*words: bytes) -> bytes:
@@ -427,7 +427,7 @@ def push(*words: bytes) -> bytes:
 Answers = dict[tuple[bytes, ...], bytes]
 
 PROBE = (b"SUNSUBSCRIBE", b"room:")
-"""By which a new connection asks for sharded pub/sub."""
+"""The command by which a new connection checks for sharded pub/sub."""
 
 A, B = b"room:{a}", b"room:{a}:b"
 MOVED = b"-MOVED %d 127.0.0.1:7001\r\n" % slot_of(A)
@@ -435,7 +435,7 @@ MOVED = b"-MOVED %d 127.0.0.1:7001\r\n" % slot_of(A)
 
 @asynccontextmanager
 async def node_at(answers: Answers, *, connections: list[int]) -> AsyncIterator[NodeSubscriptions]:
-    """The subscriptions at a node that answers each command as given."""
+    """The subscriptions at a node with the given answers to each command."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(len(connections))
@@ -457,7 +457,7 @@ async def node_at(answers: Answers, *, connections: list[int]) -> AsyncIterator[
 
 class Silent:
     def connected(self, _: str) -> None:
-        """Not looked at here."""
+        """Ignored in these tests."""
 
 
 def calls(node: NodeSubscriptions) -> list[tuple[object, ...]]:
@@ -476,7 +476,7 @@ def leave(node: NodeSubscriptions, *names: bytes) -> None:
         node.change(name)
 
 
-async def test_end_that_was_not_asked_for_says_that_the_slot_has_moved() -> None:
+async def test_unrequested_unsubscribe_means_that_the_slot_has_moved() -> None:
     answers: Answers = {(b"SSUBSCRIBE", A): push(b"ssubscribe", A) + push(b"sunsubscribe", A)}
     made: list[int] = []
     async with node_at(answers, connections=made) as node:
@@ -497,7 +497,7 @@ async def test_moved_names_the_channels_of_the_command_that_was_refused() -> Non
 
 
 async def test_slot_that_moves_while_a_channel_is_given_up_confuses_no_later_command() -> None:
-    """The node ends the channel by itself, and then refuses the SUNSUBSCRIBE that was on its way."""
+    """The node ends the channel by itself, and then refuses the SUNSUBSCRIBE that was in flight."""
     other = b"room:{c}"
     message = b">3\r\n$8\r\nsmessage\r\n$8\r\n%b\r\n$5\r\nhello\r\n" % other
     answers: Answers = {

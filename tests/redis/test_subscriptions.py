@@ -38,7 +38,7 @@ asyncio.run(main())
 
 
 async def subscribers(connection: Connection, channel: str) -> int:
-    """How many connections the server counts for the channel."""
+    """The number of subscribed connections of the channel, by the server's count."""
     reply = await connection.execute("PUBSUB", "NUMSUB", channel)
     assert isinstance(reply, list)
     count = reply[1]
@@ -212,7 +212,7 @@ async def test_repeatedly_cut_subscription_loses_no_message_without_a_gap(
         await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda gaps=gaps: received.count(Gap("reconnected")) > gaps)  # type: ignore[misc]
     halt.set()
-    # What was published last may have met the gap before the subscription: one more comes after it for certain.
+    # The last message may have been published before the subscription was live. One more certainly comes after it.
     published = await publishing
     await connection.execute("PUBLISH", "room", published)
     await until(lambda: received[-1] == str(published).encode())
@@ -229,7 +229,7 @@ async def test_frozen_server_is_noticed_without_any_messages(server: Server) -> 
     settings = replace(server.settings, deadline_seconds=0.3, connect_timeout_seconds=0.3)
     subscriptions = Subscriptions(settings, heartbeat_seconds=0.1)
     await subscriptions.start()
-    subscription = subscriptions.subscribe_soon("room")  # its confirmation has no deadline
+    subscription = subscriptions.subscribe_soon("room")  # without a deadline for the confirmation
     assert await receive(subscription, 1) == [Gap("reconnected")]
     server.freeze()
     await until(lambda: not subscriptions.connected)
@@ -358,7 +358,7 @@ async def test_subscribe_soon_with_a_callback_gets_a_gap_once_it_is_live(
     server.start()
     await until(lambda: len(received) == 1)
     late = subscriptions.subscribe_soon_with("room", received.append)
-    assert received == [Gap("reconnected")] * 2  # at once, because the channel is live already
+    assert received == [Gap("reconnected")] * 2  # at once, because the channel is already live
     await connection.execute("PUBLISH", "room", "now")
     await until(lambda: len(received) == 4)
     assert received[2:] == [b"now", b"now"]
@@ -567,7 +567,7 @@ async def test_confirmation_followed_by_an_unsubscribe_does_not_count() -> None:
         await until(lambda: asked == [b"SUBSCRIBE", b"UNSUBSCRIBE"])
         second = asyncio.create_task(subscriptions.subscribe("room"))
         await until(lambda: asked == [b"SUBSCRIBE", b"UNSUBSCRIBE", b"SUBSCRIBE"])
-        await asyncio.sleep(0.1)  # the two replies arrive
+        await asyncio.sleep(0.1)  # until the two replies have arrived
         assert not second.done()
         confirm.set()
         await second
@@ -603,7 +603,7 @@ async def test_channels_refused_by_a_busy_server_are_retried_together(
 
 
 def forget(_: Listener) -> None:
-    """Leaving has no effect here."""
+    """Does nothing, because these tests do not unsubscribe."""
 
 
 async def unread(subscription: Subscription) -> list[bytes | Gap]:
@@ -641,7 +641,7 @@ async def test_unread_messages_are_bounded_in_bytes() -> None:
     for payload in payloads:
         subscription.receive(payload)
     assert await unread(subscription) == [Gap("overflow", 17), *payloads[17:]]
-    for payload in payloads[:3]:  # a payload that was read waits no more
+    for payload in payloads[:3]:  # a payload that was read no longer waits
         subscription.receive(payload)
     assert await unread(subscription) == payloads[:3]
     assert subscription.dropped == 17

@@ -1,4 +1,4 @@
-"""The user of deploy/redis-user.conf has the rights that the code needs, and no others."""
+"""The user of deploy/redis-user.conf has exactly the rights that the code needs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname", "role", "clust
 """The commands that open a connection, and the probe of a silent subscription."""
 
 ELSEWHERE = {"asking"}
-"""What a connection to a cluster sends before a command whose slot moves."""
+"""The command that a connection to a cluster sends before a command whose slot is moving."""
 
 
 def used() -> set[str]:
-    """The commands in the sources of the library. `hubbub demo`, `top` and `doctor` need more."""
+    """The commands in the sources of the library. `hubbub demo`, `top` and `doctor` need additional ones."""
     found: set[str] = set()
     for folder, pattern in (("services", IN_SERVICES), ("redis", IN_REDIS)):
         for source in (SOURCES / folder).rglob("*.py"):
@@ -43,7 +43,7 @@ def test_user_has_exactly_the_commands_that_the_code_runs() -> None:
     allowed = {word[1:] for word in user_line() if word.startswith("+")}
     of_nodes = {word.removeprefix("+") for word in words_of_nodes()}
     assert allowed == used() - {"cluster"} - of_nodes | HANDSHAKE | ELSEWHERE
-    assert of_nodes - used() == {"spublish"}  # takes the place of PUBLISH
+    assert of_nodes - used() == {"spublish"}  # replaces PUBLISH
     assert "-@all" in user_line()
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Watched(Pool):
-    """Records the deadline of each statement."""
+    """A pool that records the deadline of each statement."""
 
     def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
         super().__init__(settings, instrumentation)
@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[int, Call]] = {
 async def test_all_statements_of_a_call_have_one_deadline(
     watched: Watched, room: Room, ada: User, name: str
 ) -> None:
-    """A first statement without a deadline makes one of the same length."""
+    """A first statement without a deadline sets one of the default length."""
     statements, call = CALLS[name]
     with suppress(HubbubError):
         await call(Repositories(watched, ignore), room.id, ada.id)

@@ -1,4 +1,4 @@
-"""Accounts of other systems, bots and visitors; names to show and metadata; users found by the start of a name."""
+"""Accounts of other systems, bots and visitors; display names and metadata; the search by the start of a name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_account_of_another_system_is_made_once_and_then_returned_as_it_is
         external_id=GOOGLE, username="ada", display_name="Ada L.", email="a@example.org"
     )
     assert again == renamed == await hub.users.get(ada.id) == await hub.users.find_by_external_id(GOOGLE)
-    assert await hub.users.find_by_external_id("GOOGLE-oauth2|1") is None  # not a name: its case counts
+    assert await hub.users.find_by_external_id("GOOGLE-oauth2|1") is None  # unlike a name it is case-sensitive
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ async def test_unusable_external_id_is_refused(hub: Hub, given: str) -> None:
 
 
 async def test_fifty_concurrent_calls_return_one_account(hub: Hub, settings: Settings) -> None:
-    """All have one username and email too, whose indexes the server looks at before that of the external id."""
+    """They also have one username and email. The server checks their indexes before that of the external id."""
     async with Hub(settings) as other:
         for number in range(4):
             name, email = f"ada{number}", f"ada{number}@example.org"
@@ -64,7 +64,8 @@ async def test_fifty_concurrent_calls_return_one_account(hub: Hub, settings: Set
             assert {user.username for user in users} == {name}
 
 
-# Between the entries of a new row in the indexes of usernames and external ids, whose order is that of their age.
+# The server updates indexes in the order of their age. This one delays a new row between its entries in the
+# indexes of usernames and external ids.
 SLOW_INDEX = """
     DROP INDEX idx_users_external_id;
 
@@ -275,7 +276,7 @@ async def test_search_follows_a_name_that_changes_and_leaves_out_deleted_account
 
 
 async def test_names_whose_keys_are_long_are_found_page_by_page(hub: Hub) -> None:
-    long = "\ufdfa" * 49  # each is 18 letters in a key
+    long = "\ufdfa" * 49  # 18 letters each in a key
     for letter in "ab":
         await hub.users.create(None, long + letter, None, display_name="\ufdfa" * 99 + letter)
     first = await hub.users.search("\ufdfa", limit=1)

@@ -32,7 +32,7 @@ async def readers(hub: Hub, message: Message) -> list[object]:
 
 
 async def times(hub: Hub, messages: Iterable[Message]) -> list[list[bool]]:
-    """Per message and reader, whether the time is known."""
+    """Whether the time is known, per message and reader."""
     pages = [await hub.receipts.readers(message.id) for message in messages]
     return [[receipt.read_at is not None for receipt in page.items] for page in pages]
 
@@ -99,7 +99,7 @@ async def test_mark_unread_deletes_the_receipts(
     assert await readers(hub, messages[3]) == []
     member = await hub.room_users.get(room.id, bob.id)
     assert member.last_read_message_id == messages[2].id
-    # unread messages stay as they are
+    # receipts of unread messages stay
     assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[4].seq) == messages[2].seq
     with pytest.raises(Invalid):
         await hub.receipts.mark_unread(room.id, bob.id, from_seq=0)
@@ -139,7 +139,7 @@ async def test_mark_unread_moves_back_in_steps_that_are_right_by_themselves(
         """,
     )
 
-    cut = await pool.fetch_one(ReadReceipts._MARK_UNREAD, room.id, bob.id, 10)  # as a call that is cut
+    cut = await pool.fetch_one(ReadReceipts._MARK_UNREAD, room.id, bob.id, 10)  # like an interrupted call
     assert cut is not None
     step = cut.last_read_seq
     assert step == head - SEQS_PER_STEP
@@ -179,7 +179,7 @@ async def test_mark_unread_deletes_receipts_that_were_committed_while_it_waited(
 async def test_step_of_mark_unread_reads_its_own_messages_and_receipts_only(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
-    """Or the steps together are quadratic, and 300,000 receipts take longer than the deadline."""
+    """Otherwise the steps together are quadratic, and 300,000 receipts take longer than the deadline."""
     await hub.room_users.add(room.id, bob.id)
     head = await fill(pool, room, ada, 10 * SEQS_PER_STEP)
     await hub.receipts.mark_read(room.id, bob.id, up_to=head)
@@ -226,7 +226,7 @@ async def test_own_and_deleted_messages_are_not_unread(
 async def test_unread_counts_read_the_newest_messages_only(
     hub: Hub, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
-    """Of tombstones and of the author's own messages there may be any number."""
+    """There may be any number of tombstones and of the reader's own messages."""
     await hub.room_users.add(room.id, bob.id)
     patient = Pool(replace(postgres_settings, deadline_seconds=HANGS_AFTER_SECONDS))
     connection = await connect(postgres_settings)
@@ -387,7 +387,7 @@ async def test_receipts_setting_applies_to_later_reads(
         await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
         await hub.receipts.mark_read(room.id, bob.id, up_to=message.seq)
     assert await times(hub, messages) == [[True], [False], [True], [False], [True]]
-    # A message that is unread again loses its receipt. A later one depends on the setting at that time.
+    # A message that is unread again loses its receipt. A later receipt depends on the setting at that time.
     await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[1].seq)
     assert await times(hub, messages) == [[True], [], [], [], []]
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
@@ -432,7 +432,7 @@ async def test_mark_read_of_very_many_stores_the_newest_receipts(
     await hub.room_users.add(room.id, bob.id)
     first = await hub.messages.send(room.id, ada.id, "first")
     head = await fill(pool, room, ada, MOST_RECEIPTS_PER_CALL)
-    await hub.messages.send(room.id, bob.id, "mine")  # has no receipt, and does not count as one
+    await hub.messages.send(room.id, bob.id, "mine")  # gets no receipt
     assert await hub.receipts.mark_read(room.id, bob.id, up_to=head + 1) == head + 1
     second, last = (await hub.messages.page(room.id, after=first, limit=1)).items[0], head
     newest = (await hub.messages.page(room.id, before=last + 1, limit=1)).items[0]
@@ -481,7 +481,7 @@ STEPS = st.lists(
 
 
 class ByHand:
-    """A model of what Bob has read in a room of Ada's, message by message."""
+    """A model of the messages that Bob has read in a room of Ada's."""
 
     def __init__(self, joined_seq: int) -> None:
         self.joined_seq = self.watermark = joined_seq
@@ -513,7 +513,7 @@ class ByHand:
         return [seq for seq in self.of_ada if seq > self.watermark and seq not in self.deleted]
 
     def times(self, seq: int) -> list[bool]:
-        """Whether Bob has read the message, and with a receipt: [], [False] or [True]."""
+        """Whether Bob has read the message, without or with a time: [], [False] or [True]."""
         is_read = seq <= self.watermark and (seq > self.joined_seq or seq in self.receipts)
         return [seq in self.receipts] if is_read and seq in self.of_ada else []
 

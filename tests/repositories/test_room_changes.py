@@ -1,4 +1,4 @@
-"""Changes that share statements: the effect of a locked room, a refusal or a cancelled caller on the others."""
+"""Changes that share statements: effects of a locked room, a refusal or a cancelled caller on other callers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from waiting import HANGS_AFTER_SECONDS, until_it_answers
 __all__ = ["statements"]
 
 COUNT = 25
-"""More callers than the pool of 20 has connections."""
+"""More callers than connections in the pool, which are 20."""
 
 Change: TypeAlias = Callable[[], Awaitable[Any]]
 
@@ -83,7 +83,7 @@ async def renamings(hub: Repositories, room: Room, ada: User, users: Sequence[Us
 
 
 class Kind(NamedTuple):
-    """Makes as many changes of a room as there are users. Each appends an entry of this kind to the log."""
+    """A kind of change. It is made once per user in a room, and appends an entry of this kind to the log."""
 
     prepare: Callable[[Repositories, Room, User, Sequence[User]], Awaitable[list[Change]]]
     entry: str
@@ -163,7 +163,7 @@ async def test_only_change_of_its_kind_in_a_batch_waits_for_no_locked_room(
         [first] = start([partial(hub.rooms.update, other.id, name="keeps the others waiting")])
         await asyncio.sleep(0)
         stuck = start([change])
-        # Each would fail at the deadline that it shares with the stuck one.
+        # Otherwise each would fail at the deadline of the stuck one.
         await asyncio.gather(first, *start([partial(hub.rooms.update, other.id, name="in its batch")] * 3))
         assert not stuck[0].done()
     await asyncio.gather(*stuck)
@@ -184,7 +184,7 @@ async def test_changes_that_wait_share_statements(
 async def test_change_that_cannot_be_stored_fails_alone(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, users: list[User], room: Room, kind: Kind
 ) -> None:
-    """A trigger that refuses one change stands for any unforeseen refusal of the database."""
+    """A trigger that refuses one change stands for any unforeseen refusal by the database."""
     [other] = await make_rooms(hub, ada, 1)
     changes = [change for of in (room, other) for change in await kind.prepare(hub, of, ada, users[:10])]
     head = (await hub.messages.since(other.id, None)).items[-1].seq  # type: ignore[union-attr]
@@ -358,7 +358,7 @@ async def test_each_change_of_memberships_in_a_batch_has_its_own_outcome(
     await hub.room_users.add_many(room.id, [user.id for user in users[:4]])
     add, remove, set_role = hub.room_users.add, hub.room_users.remove, hub.room_users.set_role
     outcomes = await asyncio.gather(
-        outcome(add(room.id, users[4].id)),  # alone, and the others wait for it
+        outcome(add(room.id, users[4].id)),  # in its own statement, for which the others wait
         outcome(add(room.id, users[5].id, "admin")),
         outcome(add(room.id, users[0].id, "admin")),
         outcome(add(uuid4(), users[6].id)),
@@ -416,7 +416,7 @@ async def test_storm_of_joins_through_two_processes_appends_each_once(
     assert await log_of(pool, room.id) == ["joined"] * (COUNT + 1)
 
 
-# Marks of what was read
+# Read marks
 
 
 @pytest.mark.one_server("each change has a statement of its own there")

@@ -125,7 +125,7 @@ async def test_more_members_than_a_statement_takes_join_in_steps(
             raise RuntimeError
     assert await log_of(pool, room.id) == ["joined"]
 
-    # A call that was cut has added some of them.
+    # An interrupted call has added some of them.
     await hub.room_users.add_many(room.id, [bob.id, *sorted(ids)[:MEMBERS_PER_STATEMENT]])
     joining = asyncio.create_task(hub.room_users.add_many(room.id, ids))
     await hub.messages.send(room.id, bob.id, "meanwhile")
@@ -270,7 +270,7 @@ async def test_last_admin_stays_admin_and_member_while_there_are_others(
     assert await hub.room_users.remove(room.id, ada.id)  # the last member
 
 
-async def test_last_admin_leaves_by_force_and_by_the_end_of_the_account(hub: Hub, ada: User, bob: User) -> None:
+async def test_last_admin_leaves_by_force_and_by_deletion_of_the_account(hub: Hub, ada: User, bob: User) -> None:
     for by_force in (True, False):
         room = await hub.rooms.create("room", created_by=ada.id)
         await hub.room_users.add(room.id, bob.id)
@@ -284,7 +284,7 @@ async def test_last_admin_leaves_by_force_and_by_the_end_of_the_account(hub: Hub
 
 @pytest.mark.parametrize("leave", [True, False])
 async def test_admins_that_go_at_the_same_time_leave_one(hub: Hub, settings: Settings, leave: bool) -> None:
-    """In one process, and in several: also those beside the changes of members."""
+    """In one process and in several, and by different kinds of changes."""
     group = [one.id for one in await users(hub, 6)]
     async with Hub(settings) as elsewhere:
         for _ in range(5):

@@ -90,7 +90,7 @@ async def test_update_is_logged_for_members_alone(hub: Hub, pool: Pool, ada: Use
             await hub.rooms.update(room.id, name="forged", by=bob.id, as_user=as_user)
     with pytest.raises(NotAMember) as refused:
         await hub.rooms.update(room.id, name="forged", by=ada.id, as_user=bob.id)
-    assert refused.value.user_id == bob.id  # who does not learn that ada is a member
+    assert refused.value.user_id == bob.id  # bob does not learn that ada is a member
     with pytest.raises(NotFound):
         await hub.rooms.update(uuid4(), name="nowhere", by=bob.id)
     assert await hub.rooms.get(room.id) == room
@@ -444,7 +444,7 @@ A_BUSY_YEAR = """
     ORDER BY n
 """
 
-# VACUUM skips rows that some transaction may not see yet, such as one that gathers statistics.
+# VACUUM skips rows that some transaction may not see yet, such as a transaction that gathers statistics.
 ALL_VISIBLE = "SELECT relallvisible >= relpages FROM pg_class WHERE oid = 'messages'::regclass"
 
 
@@ -459,10 +459,10 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
 async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:
-    """It reads an index entry per room and, per room of the page, its columns and messages up to the cap.
+    """It reads an index entry per room. Per room of the page it reads its columns, and messages up to the cap.
 
-    Messages are stored in the order of time, so no two of one room are on one page of the table. After VACUUM they
-    are counted by the index alone.
+    Messages are stored in the order of time, so no two of one room are on one page of the table. After VACUUM only
+    the index is read to count them.
     """
     await connection.execute(A_THOUSAND_ROOMS.replace("$1", f"'{ada.id}'"))
     await connection.execute(A_BUSY_YEAR.replace("$1", f"'{ada.id}'").replace("$2", f"'{bob.id}'"))

@@ -99,7 +99,7 @@ async def test_names_that_differ_in_a_letter_are_two_accounts(hub: Hub) -> None:
 @pytest.mark.parametrize(
     "mark", ["\u3164", "\u115f", "\uffa0", "\u2800", "\u034f", "\u17b4", "\ufe0f", "\u180b", "\U000e0100"]
 )
-async def test_invisible_mark_makes_no_twin_of_a_name(hub: Hub, ada: User, mark: str) -> None:
+async def test_name_that_differs_only_in_an_invisible_mark_is_refused(hub: Hub, ada: User, mark: str) -> None:
     for twin in (f"ad{mark}a", f"ada{mark}", f"{mark}ada", mark, mark * 3):
         with pytest.raises((Conflict, Invalid)):
             await hub.users.create("twin@example.org", twin, "hash")
@@ -303,10 +303,10 @@ async def test_account_is_deleted_in_the_transaction_of_its_last_message(
 
 
 async def test_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
-    """Both lock the room, then the user. In the other order each would wait a second for the other."""
+    """Both lock the room and then the user. In different orders each would wait a second for the other."""
 
     async def delete() -> None:
-        async with hub.transaction() as tx:  # which, unlike the pool, does not hide a deadlock by trying again
+        async with hub.transaction() as tx:  # unlike the pool it does not repeat a deadlocked statement
             await tx.users.delete(bob.id)
 
     await hub.room_users.add(room.id, bob.id)

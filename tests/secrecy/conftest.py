@@ -52,13 +52,13 @@ async def talkative(folder: Path) -> AsyncIterator[Settings]:
 
 
 def superuser_of(settings: Settings, folder: Path) -> PostgresSettings:
-    """A superuser, in the database of the application."""
+    """A superuser in the database of the application."""
     return replace(superuser(settings.postgres, folder), database=settings.postgres.database)
 
 
 @asynccontextmanager
 async def statements_seen(administrator: PostgresSettings) -> AsyncIterator[set[str]]:
-    """The statements that an administrator sees: those of others during the block, and all when it has ended."""
+    """The statements that an administrator sees: other sessions' during the block, and all of them after it."""
     seen: set[str] = set()
     over = asyncio.Event()
     connection = await connect(administrator)
@@ -69,7 +69,7 @@ async def statements_seen(administrator: PostgresSettings) -> AsyncIterator[set[
     async def keep_reading() -> None:
         while not over.is_set():
             await see("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-            await asyncio.sleep(0.005)  # leaves the server time for the others
+            await asyncio.sleep(0.005)  # so that the server has time for other sessions
 
     reading = asyncio.create_task(keep_reading())
     try:

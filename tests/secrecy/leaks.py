@@ -1,11 +1,11 @@
-"""Collects the texts of a whole run of the suite, and at its end searches them for the secrets in use.
+"""Collects the texts of a whole test run, and at its end searches them for the secrets that were used.
 
 Each process of the run (pytest-xdist) has servers of its own, and searches its own texts:
 
-- every log record below `hubbub`, from DEBUG on, and all others of the root logger, with tracebacks
-- every error of hubbub, also those that a test expects
-- the output of the tests, and of what they call
-- the logs of all servers in the folder of the run, that of PostgreSQL with the parameters of failed statements
+- every log record below `hubbub` from DEBUG on, and all other records of the root logger, with tracebacks
+- every error of hubbub, including those that a test expects
+- the output of the tests, and of the code that they call
+- the logs of all servers in the folder of the run, PostgreSQL's with the parameters of failed statements
 - the last commands of the Redis of the suite
 
 Session tokens contain a mark instead of some of their random characters. Passwords are collected when they are
@@ -34,20 +34,20 @@ from rights import PASSWORD as OF_THE_APPLICATION
 MARK = "-Never-told-"
 
 SHORTEST = 8
-"""Characters of a password, of which half differ. A shorter one, or `xxxxxxxx`, may be found by chance."""
+"""Characters of a password, half of which differ. A shorter one, or `xxxxxxxx`, could be found by chance."""
 
 COMMANDS_KEPT = 20_000
-"""Commands of Redis; of each the first 128 bytes of the first 32 arguments."""
+"""The number of recorded Redis commands. Each has the first 128 bytes of its first 32 arguments."""
 
 WRITE_PARAMETERS = ("ALTER SYSTEM SET log_parameter_max_length_on_error = -1", "SELECT pg_reload_conf()")
 WITHOUT_SECRETS = "tests/injection/"
-"""In these tests one text is the password and every other argument."""
+"""Tests in which one text is both the password and every other argument."""
 
 LOGS = ("*.log", "*.errors", "log")
 
 
 class LeakSearch(logging.Handler):
-    """The secrets by what they are, and the texts by where they were found."""
+    """The secrets by kind, and the texts by source."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class LeakSearch(logging.Handler):
         self._texts: dict[str, set[str]] = {}
 
     def add_secret(self, secret: object, name: str) -> None:
-        """Search for this secret, also in the texts from before."""
+        """Search for this secret, including in earlier texts."""
         if isinstance(secret, str) and len(secret) >= SHORTEST and len(set(secret)) >= SHORTEST // 2:
             self._secrets.setdefault(secret, name)
 
@@ -70,7 +70,7 @@ class LeakSearch(logging.Handler):
         self.add_text(f"the logger {record.name}", self.format(record))
 
     def read(self, folder: Path) -> None:
-        """Add the logs and the passwords of the servers whose folders are in this one."""
+        """Add the logs and passwords of the servers with folders in this one."""
         for passwords in folder.rglob("passwords.json"):
             for name, password in json.loads(passwords.read_text()).items():
                 self.add_secret(password, f"the password `{name}` of {passwords.parent.name}")
@@ -89,11 +89,11 @@ class LeakSearch(logging.Handler):
         await _ask(redis, ("CONFIG", "SET", "slowlog-max-len", COMMANDS_KEPT))
         await _ask(redis, ("CONFIG", "SET", "slowlog-log-slower-than", 0))
         yield
-        # Over a connection of its own: a test may have ended an earlier one.
+        # On a new connection, because a test may have ended an earlier one.
         self.add_text("the commands of Redis", str(await _ask(redis, ("SLOWLOG", "GET", COMMANDS_KEPT))))
 
     def leaks(self) -> list[str]:
-        """Where each secret was found. The secrets are named, not shown."""
+        """The places where secrets were found. The secrets are named, not shown."""
         return sorted(
             {
                 f"{name}, in {where}"

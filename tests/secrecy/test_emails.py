@@ -1,4 +1,4 @@
-"""Emails and ids in other systems: in `User`, for the application and the account's owner, and nowhere else."""
+"""Emails and external ids are in `User`, for the application and the account's owner, and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hubbub.models import Credentials, User, Value
 
 PRIVATE = {"email", "external_id", "password_hash"}
 
-# Calls that return a `User`, which is for the application, or for its owner.
+# Calls that return a `User`, to the application or to the owner of the account.
 OF_ACCOUNTS = {
     *("Hub.register", "Hub.authenticate", "Cache.user"),
     *("Users.create", "Users.create_anonymous", "Users.upsert", "Users.update_profile"),
@@ -26,7 +26,7 @@ OF_ACCOUNTS = {
 
 
 def values() -> Iterator[type[Value]]:
-    """All types of values that travel to clients."""
+    """All types of values that are sent to clients."""
     for module in (models, events):
         for _, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, Value) and kind.__module__ == module.__name__:

@@ -1,4 +1,4 @@
-"""The search for secrets in a run finds them in all texts, and a run that leaks one fails."""
+"""The search for secrets finds them in all texts of a run, and a run that leaks a secret fails."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FOUND = (
 
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A folder outside that of this run, whose search would find the secret as well."""
+    """A folder outside that of this run, because the search of this run would find the secret as well."""
     with tempfile.TemporaryDirectory(prefix="hubbub-leaks-") as folder:
         yield Path(folder, "run")
 

@@ -31,9 +31,9 @@ TOO_LONG = "kept-too-long-5" * 10
 
 
 async def _refused(action: object) -> str:
-    """The output of a program that does not catch the error, or an empty text."""
+    """The traceback of a program that does not catch the error, or an empty text."""
     try:
-        await action  # type: ignore[misc]  # each of them can be awaited
+        await action  # type: ignore[misc]  # all of them are awaitable
     except HubbubError as error:
         return "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
     return ""
@@ -77,7 +77,7 @@ async def test_password_and_token_appear_in_no_server_log_or_error(
     talkative: Settings, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # asyncpg and hiredis log nothing. asyncio in its debug mode logs the repr of slow callbacks.
+    # asyncpg and hiredis log nothing. asyncio in debug mode logs the repr of slow callbacks.
     connection = Connection(talkative.redis)
     await connection.start()
     async with (
@@ -97,7 +97,7 @@ async def test_password_and_token_appear_in_no_server_log_or_error(
     logins = [str(talkative.postgres.password), str(talkative.redis.password), WRONG_LOGIN]
     secrets = [PASSWORD, NEW_PASSWORD, GUESS, TOO_LONG, *logins, *tokens]
     assert [(where, secret) for where, text in written.items() for secret in secrets if secret in text] == []
-    # The logs do contain these calls: hashes reach PostgreSQL, digests Redis.
+    # The logs do contain these calls: hashes are sent to PostgreSQL, digests to Redis.
     log = written["the log of PostgreSQL, with plans"]
     assert "$2b$" in log
     assert "Query Text: " in log
@@ -107,11 +107,11 @@ async def test_password_and_token_appear_in_no_server_log_or_error(
 
 
 SCRUBBED = {"password", "passwd", "secret", "token", "auth", "credentials", "session", "api_key"}
-"""Names of variables whose values the scrubbers of error trackers remove by default."""
+"""Names of variables whose values are removed by default by the scrubbers of error trackers."""
 
 
 def _shown(error: BaseException) -> list[tuple[str, str, str]]:
-    """Each local of the frames of an error and of those behind it: where, its name, and its `repr`."""
+    """The locals in the frames of an error and of its causes: the place, the name and the `repr` of each."""
     shown, links = [], [error]
     for link in links:
         for behind in (link.__cause__, link.__context__):
@@ -220,7 +220,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def no_core() -> Iterator[None]:
-    """A core dump contains the memory of a process with its secrets. The system has to disable it."""
+    """Core dumps contain the memory of a process with its secrets. The system has to disable them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     yield
@@ -229,7 +229,7 @@ def no_core() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_core")
 def test_dump_of_an_aborted_command_has_no_password(servers: Settings, tmp_path: Path) -> None:
-    """It waits for a server that does not answer, with the password in memory."""
+    """The command waits for a server that does not answer, with the password in memory."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         settings = replace(servers, postgres=replace(servers.postgres, port=mute.getsockname()[1]))
         mute.settimeout(60)

@@ -1,8 +1,8 @@
-"""A process that reads a user through its cache, once for each line of its input.
+"""A process that reads a user through its cache, once per line of input.
 
     cache_reader.py USER_ID
 
-The settings are those of the environment. It prints the name of the user.
+The settings are in the environment. It prints the name of the user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Repositories with a cache, on connections of their own, as one process of a chat has them."""
+"""Repositories with a cache on their own connections, like those of one process of a chat."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hubbub.repositories import Users
 from hubbub.services.cache import Cache
 
 REDIS_DEADLINE_SECONDS = 5.0
-"""How long reads of tests wait for Redis where it is up: a busy machine must not look like a slow server."""
+"""The wait for Redis in tests in which it is up, so that a busy machine does not look like a slow server."""
 
 
 class WatchedUsers(Users):
-    """Counts the reads. The next one can be held between its answer and its return, and all can be delayed."""
+    """Counts reads. The next read can be held between its answer and its return, and all reads can be delayed."""
 
     def __init__(self, executor: Executor, on_commit: OnCommit) -> None:
         super().__init__(executor, on_commit)
@@ -67,7 +67,7 @@ class Chat(Repositories):
         self.cache._register(self.commits)
 
     async def deletions_acknowledged(self) -> None:
-        """Wait until Redis has deleted the entries that this process has changed."""
+        """Wait until Redis has deleted the entries for the changes of this process."""
         while self.cache._invalidations:
             await self.redis.execute("PING")  # answered after the commands before it
 

@@ -15,7 +15,7 @@ from services.keys import all_keys_end, kept_for_ever
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Everything that a test closes must have ended its tasks."""
+    """Check that everything that a test closes has ended its tasks."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -24,7 +24,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def administrator_of_redis(servers: Settings, no_task_is_left: None) -> AsyncIterator[Connection]:
-    """A connection with all rights, to an empty Redis. Each key that the test leaves must have a time to live."""
+    """A connection with all rights to an empty Redis. Each key that the test leaves must have a time to live."""
     connection = Connection(servers.redis)
     await connection.start()
     await connection.execute("FLUSHALL")
@@ -60,9 +60,9 @@ async def subscriptions(redis_user: RedisSettings, no_task_is_left: None) -> Asy
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
 async def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server for this test alone, to be killed and frozen. It loses all data in a restart.
+    """A server for this test alone, which may kill and freeze it. It loses all data in a restart.
 
-    Each key that is left must have a time to live, unless the test ends with a killed server.
+    Each key that the test leaves must have a time to live, unless the test ends with a killed server.
     """
     server = Server(request.param, tmp_path)
     try:

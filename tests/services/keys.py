@@ -1,4 +1,4 @@
-"""The keys that a test has left in Redis."""
+"""The keys that a test leaves in Redis."""
 
 from __future__ import annotations
 

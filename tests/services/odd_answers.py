@@ -1,4 +1,4 @@
-"""A Redis whose replies are set by the test."""
+"""A Redis whose replies are given by the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from impostor import command, handshake, impostor
 
 @asynccontextmanager
 async def answering(*answers: bytes) -> AsyncIterator[tuple[Connection, list[bytes]]]:
-    """A connection to it, and the replies as they are sent: one after the other, the last one repeatedly."""
+    """A connection to it, and the list of replies. They are sent in order, the last one repeatedly."""
     given: list[bytes] = []
 
     async def talk(reader: StreamReader, writer: StreamWriter) -> None:

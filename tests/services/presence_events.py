@@ -17,7 +17,7 @@ THE_END = b"the end"
 
 
 class Table:
-    """Stands in for the users table, with all writes in their order."""
+    """Stands in for the users table. It has all writes in their order."""
 
     def __init__(self) -> None:
         self.writes: list[dict[UUID, bool]] = []
@@ -41,7 +41,7 @@ async def opened(
     grace_seconds: float = GRACE_SECONDS,
     write_seconds: float = 0.2,
 ) -> AsyncIterator[Presence]:
-    """The presence of one process. By default leases last 6 s, longer than a busy machine stalls."""
+    """The presence service of one process. By default leases last 6 s, longer than a busy machine stalls."""
     presence = Presence(
         connection,
         subscriptions,
@@ -60,7 +60,7 @@ async def opened(
 
 @asynccontextmanager
 async def together_online(presence: Presence, user_ids: Iterable[UUID]) -> AsyncIterator[None]:
-    """Online together and offline together: one after another, each would wait for a script of its own."""
+    """Users who come online and go offline at the same time. One by one, each would wait for its own script."""
     connections = [presence.online(user_id) for user_id in user_ids]
     await asyncio.gather(*[connection.__aenter__() for connection in connections])
     try:
@@ -70,7 +70,7 @@ async def together_online(presence: Presence, user_ids: Iterable[UUID]) -> Async
 
 
 class PresenceListener:
-    """Subscribes to the channel, as another program would."""
+    """Subscribes to the channel like another program."""
 
     def __init__(self, connection: Connection, subscriptions: Subscriptions) -> None:
         self._connection = connection
@@ -87,7 +87,7 @@ class PresenceListener:
         return heard if isinstance(heard, Gap) else PresenceChanged.from_json(heard)
 
     async def until_now(self) -> list[PresenceChanged]:
-        """All events that were published before this call and not read yet."""
+        """All unread events that were published before this call."""
         await self._connection.execute("PUBLISH", PRESENCE_CHANNEL, THE_END)
         changes: list[PresenceChanged] = []
         async for heard in self._subscription:

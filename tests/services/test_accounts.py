@@ -264,7 +264,7 @@ class Interrupted(Passwords):
 async def test_password_changed_during_its_check_is_wrong(
     accounts: Accounts, users: Users, connection: Connection, ada: User
 ) -> None:
-    """Otherwise a thief who logs in continually gets a session after the change that ended all sessions."""
+    """Otherwise a thief who logs in continually gets a session after the password change ended all sessions."""
     interrupted = Interrupted(lambda: accounts.change_password(ada.id, "changed meanwhile 3"))
     assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
     await interrupted.close()
@@ -371,7 +371,7 @@ async def test_spellings_of_a_name_that_find_one_user_share_a_limit(
 async def test_login_of_another_letter_is_another_user_with_a_limit_of_its_own(
     users: Users, passwords: Passwords, connection: Connection
 ) -> None:
-    """İ has no other case: its small form is i with a dot above."""
+    """İ has no single lower-case letter: its small form is i with a dot above."""
     accounts = limited(users, passwords, connection, per_login=1)
     mississippi = await accounts.register("mississippi@example.org", "Mississippi", SECRET)
     assert await accounts.authenticate("mİssİssİppİ", SECRET) is None
@@ -410,7 +410,7 @@ async def test_attempts_from_elsewhere_do_not_lock_the_owner_out(
         with pytest.raises(RateLimited):
             await accounts.authenticate("Ada", SECRET, address=address)
     assert await accounts.authenticate("ADA", SECRET, address=home) == ada
-    # A thief in the same house has attempts of a number that is limited, too.
+    # The attempts of a thief in the same house are limited, too.
     assert await accounts.authenticate("ada", "wrong", address=home) is None
     with pytest.raises(RateLimited):
         await accounts.authenticate("ada", SECRET, address=home)

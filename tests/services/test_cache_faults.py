@@ -78,7 +78,7 @@ async def test_old_entries_of_a_restarted_redis_are_not_used_by_the_process_that
     chat: Chat, elsewhere: Chat, own_server: Server, ada: User
 ) -> None:
     await until_it_answers(lambda: is_kept(chat, ada))
-    await ask(own_server, "SAVE")  # which may take longer than the deadline of `chat`
+    await ask(own_server, "SAVE")  # this may take longer than the deadline of `chat`
     own_server.kill()
     await until(lambda: not chat.redis.connected)
     await chat.users.update_profile(ada.id, username="countess")

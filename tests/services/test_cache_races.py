@@ -1,4 +1,4 @@
-"""The cache during changes: a commit may come between any two steps of a reader."""
+"""The cache during changes. A commit may happen between any two steps of a reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def name_in(chat: Chat, user: User) -> str:
 
 @asynccontextmanager
 async def held_after_reading(chat: Chat, user: User) -> AsyncIterator[asyncio.Task[str]]:
-    """A reader that has its lease and the old value, but has not stored it yet."""
+    """A reader with its lease and the old value, which it has not stored yet."""
     chat.watched.hold()
     reader = asyncio.create_task(name_in(chat, user))
     await chat.watched.has_read.wait()
@@ -121,7 +121,7 @@ async def test_own_change_is_seen_while_an_older_read_is_in_progress(chat: Chat,
 async def test_change_whose_first_answer_was_lost_is_on_the_next_page(
     settings: Settings, connection: Connection, change: str
 ) -> None:
-    """It is repeated, finds that it was made, and is reported all the same."""
+    """It is repeated, finds that it was made, and is still reported."""
     async with Proxy(settings.postgres) as proxy, opened(proxy.settings, settings.redis) as chat:
         ada = await chat.users.create("ada@example.org", "ada", "not a hash")
         room = await chat.rooms.create("news", created_by=ada.id)
@@ -154,13 +154,13 @@ async def test_lease_of_another_process_delays_no_reader(
 async def test_no_read_is_older_than_an_announced_change(
     chat: Chat, elsewhere: Chat, ada: User, seed: int
 ) -> None:
-    """Two processes, each with readers and a writer, use one user whose picture is the number of its version.
+    """Two processes, each with readers and a writer, use one user, whose picture is the number of the version.
 
-    In the process that made a change this holds from its acknowledgement on, in the other from the deletion in
-    Redis.
+    In the process that made the change this holds from its acknowledgement on, in the other process from the
+    deletion in Redis.
     """
     dice = random.Random(seed)
-    turn = asyncio.Lock()  # so that the versions have one order
+    turn = asyncio.Lock()  # the versions have one order
     version = 0
     acknowledged = {chat: 0, elsewhere: 0}
     announced = 0

@@ -1,4 +1,4 @@
-"""The feed of changes: every entry of every room at least once, shared by workers that may be killed."""
+"""The feed of changes has every entry of every room at least once. Workers share it, and may be killed."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_consumer_goes_on_where_it_was(hub: Hub, ada: User, room: Room) ->
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(n)) for n in range(5)])
     async with hub.changes.follow(consumer="search") as feed:
         assert [content(event) for event in await take(feed, 3)] == ["MemberJoined", "0", "1"]
-    async with hub.changes.follow(consumer="search") as feed:  # the last one was not done
+    async with hub.changes.follow(consumer="search") as feed:  # the last entry was not done
         assert [content(event) for event in await take(feed, 2)] == ["1", "2"]
         with pytest.raises(Invalid, match="consumer: has its positions in PostgreSQL"):
             _ = feed.position
@@ -391,7 +391,7 @@ async def test_idle_feed_runs_one_statement_per_heartbeat(
     ):
         await take(feed, 1)
         waiting = asyncio.create_task(take(feed, 1))
-        await asyncio.sleep(2)  # each part of a new consumer was looked at once
+        await asyncio.sleep(2)  # until each part of a new consumer was checked once
         recording.queries.clear()
         await asyncio.sleep(2)
         found = [query for query in recording.queries if query.statement.startswith("changes.")]
@@ -417,7 +417,7 @@ async def test_closed_hub_ends_the_iteration(settings: Settings, ada: User, room
 async def test_feed_goes_back_a_minute_after_a_failover(
     fast: Hub, ada: User, room: Room, owner: Connection
 ) -> None:
-    """The position is of a server whose transactions came further than those of the server that took over."""
+    """The position is from a server whose transaction ids were higher than those of the server that took over."""
     for content_ in ("long ago", "recent"):
         await fast.messages.send(room.id, ada.id, content_)
     await owner.execute(

@@ -1,4 +1,4 @@
-"""Sessions in rows of PostgreSQL, with copies in Redis that may be lost, old or wrong."""
+"""Sessions in rows of PostgreSQL. Their copies in Redis may be lost, old or wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sessions(pool: Pool, connection: Connection) -> DurableSessions:
 
 
 def believe(connection: Connection) -> None:
-    """As if the connection had been made long ago."""
+    """Make the connection look old, so that its copies count."""
     assert connection._protocol is not None
     connection._protocol.connected_at -= COPY_TTL_SECONDS + 1
 
@@ -106,7 +106,7 @@ async def test_lookup_asks_postgresql_only_where_no_copy_is_believed(
 ) -> None:
     token = await sessions.create_session(ada.id)
     assert await sessions.get_session(token) is not None
-    await change_rows(postgres_settings, "DELETE FROM hubbub_sessions")  # not by hubbub, which empties the copy
+    await change_rows(postgres_settings, "DELETE FROM hubbub_sessions")  # hubbub would empty the copy
     assert await sessions.get_session(token) is not None
     connection._protocol.connected_at += COPY_TTL_SECONDS + 1  # type: ignore[union-attr]
     assert await sessions.get_session(token) is None
@@ -196,7 +196,7 @@ async def test_session_of_a_login_that_overlaps_the_deletion_of_the_account_ends
         delete, tokens = hub.users._delete, []
 
         async def log_in_and_delete(user_id: UUID, ended: list[str]) -> None:
-            if is_hidden:  # as an account with many rows, which are deleted in steps
+            if is_hidden:  # like an account with many rows, which are deleted in steps
                 await change_rows(
                     postgres_settings, f"INSERT INTO hubbub_deletions (id, is_room) VALUES ('{user_id}', false)"
                 )
@@ -212,7 +212,7 @@ async def test_session_of_a_login_that_overlaps_the_deletion_of_the_account_ends
 async def test_lost_answer_to_the_end_of_surplus_sessions_is_not_passed_over(
     monkeypatch: pytest.MonkeyPatch, sessions: DurableSessions, ada: User
 ) -> None:
-    """Sent again, the statement would find no session, and the copy of the one that it ended would be believed."""
+    """A repeated statement would find no session, and the copy of the ended session would still be accepted."""
     sessions._max_per_user = 1
 
     async def answer_lost(*args: Any, name: str, **options: Any) -> object:  # noqa: ANN401 - passed on
@@ -394,7 +394,7 @@ async def test_hub_with_the_setting_ends_feeds_at_once_and_cleans_up(settings: S
         await hub.maintain()
         found = await connect(settings.postgres)
         ids = await found.fetch("SELECT encode(id, 'hex') FROM hubbub_sessions")
-        assert {id for (id,) in ids} == {key_of(token).id, key_of(living).id}  # the first was revoked just now
+        assert {id for (id,) in ids} == {key_of(token).id, key_of(living).id}  # the first was only just revoked
         await found.close()
         await hub.delete_account(ada.id)
         assert await elsewhere.sessions.get_session(living) is None

@@ -1,4 +1,4 @@
-"""The requests of a process without anything to do, with the options of an application."""
+"""The requests of an idle process with the options of an application."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def hub(own_server: Server, settings: Settings, statements: Statements) ->
 
 
 async def requests(hub: Hub, statements: Statements) -> tuple[int, int, float]:
-    """How many commands and statements the process sends, and in how many seconds."""
-    await asyncio.sleep(4)  # the first rounds send scripts in full
+    """The numbers of commands and statements that the process sends, and the seconds that they cover."""
+    await asyncio.sleep(4)  # until the scripts, which are first sent in full, are loaded
     clock = asyncio.get_running_loop().time
     begin = clock()
     statements.sent.clear()

@@ -1,4 +1,4 @@
-"""REDIS_PREFIX: a hub uses no name without it on a shared Redis, and sees nothing of the others there."""
+"""REDIS_PREFIX: on a shared Redis a hub uses no name without the prefix, and receives nothing of other hubs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "correct horse battery"
 
 @pytest.fixture
 async def prefixed_settings(settings: Settings, administrator_of_redis: Connection) -> Settings:
-    """Those of a Redis user who may use nothing without the prefix."""
+    """Settings of a Redis user who may use nothing without the prefix."""
     _, *words = user_line()
     rules = [f"{word[0]}{PREFIX}{word[1:]}" if word[0] in "~&" else word for word in words]
     await administrator_of_redis.execute("ACL", "SETUSER", "prefixed", *rules, f"&{PREFIX}news")
@@ -76,7 +76,7 @@ async def test_every_part_works_under_a_prefix_and_names_nothing_without_it(
     assert await mine.sessions.revoke_all(account.id) == 2
 
 
-async def test_listener_hears_its_own_channels_only(hubs: tuple[Hub, Hub], hub: Hub) -> None:
+async def test_listener_receives_only_its_own_channels(hubs: tuple[Hub, Hub], hub: Hub) -> None:
     mine, other = hubs
     async with await other.realtime.listen("news") as messages:
         assert await mine.realtime.publish("news", "under the prefix") == 1

@@ -118,7 +118,7 @@ async def test_user_is_online_while_any_process_holds_a_lease(
 async def test_each_transition_is_published_once_with_five_processes_and_many_devices(
     connection: Connection, subscriptions: Subscriptions, listener: PresenceListener
 ) -> None:
-    """All processes sweep continually, so each of them sees each end."""
+    """All processes sweep continually, so each of them finds each end."""
     users = [uuid4() for _ in range(20)]
     source = random.Random(7)
 
@@ -144,7 +144,7 @@ async def test_each_transition_is_published_once_with_five_processes_and_many_de
     for user_id in users:
         states = [change.is_online for change in changes if change.user_id == user_id]
         assert states == [True, False] * (len(states) // 2)
-    assert len(changes) > 2 * len(users)  # there were transitions to lose
+    assert len(changes) > 2 * len(users)  # there were transitions that could be lost
 
 
 async def test_cancelled_connects_and_disconnects_leave_no_user_online(
@@ -188,7 +188,7 @@ async def test_closing_releases_every_lease(
 async def test_closing_during_a_release_leaves_no_lease(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """Redis has lost the script, so the release takes two attempts, and the close comes between them."""
+    """Redis has lost the script, so the release takes two attempts. The close happens between them."""
     ada = uuid4()
     async with opened(connection, subscriptions) as presence:
         visit = presence.online(ada)
@@ -311,4 +311,4 @@ async def test_impossible_times_are_invalid(
     connection: Connection, subscriptions: Subscriptions, times: dict[str, float]
 ) -> None:
     with pytest.raises(Invalid):
-        Presence(connection, subscriptions, Table().write, **times)  # type: ignore[arg-type]  # all of them are times
+        Presence(connection, subscriptions, Table().write, **times)  # type: ignore[arg-type]  # all are times

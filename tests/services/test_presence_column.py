@@ -48,7 +48,7 @@ async def test_user_with_many_transitions_is_written_once_per_interval(
                 return not (await presence.is_online([ada]))[ada]
 
             await until_it_answers(is_offline)
-        assert len(table.writes_of(ada)) <= 1  # the second write waits for its minute, or for the close
+        assert len(table.writes_of(ada)) <= 1  # the second write waits a minute, or for the close
     assert table.users[ada] is False
 
 
@@ -82,7 +82,7 @@ async def test_concurrent_writes_of_the_same_users_do_not_deadlock(hub: Hub) -> 
 
 
 class Truth:
-    """The presence in Redis, changed by the test at the worst moment."""
+    """The presence in Redis, which the test changes at the worst moment."""
 
     def __init__(self, ada: UUID, is_online: bool | None) -> None:
         self.users = {ada: is_online}
@@ -93,7 +93,7 @@ class Truth:
 
 
 async def test_slow_writer_corrects_its_outdated_write() -> None:
-    """It read that Ada is online, and writes it after another process has written that she is offline."""
+    """It has read that Ada is online, and writes that after another process has written that she is offline."""
     ada, table = uuid4(), Table()
     truth = Truth(ada, is_online=True)
     reached, proceed = asyncio.Event(), asyncio.Event()
@@ -216,7 +216,7 @@ async def test_closing_writes_all_rows_that_are_not_refused(
 
 
 class Refusing(Table):
-    """Refuses any write with one of these users, until it `relents`."""
+    """Refuses any write with one of these users, until `relent` is called."""
 
     def __init__(self, refused: Collection[UUID]) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ async def test_users_that_were_online_when_all_processes_and_redis_died_are_offl
     )
     presence._start()
     async with presence.online(ada):
-        for _ in range(2):  # also if Redis loses its data again while the process lives
+        for _ in range(2):  # even if Redis loses its data again while the process runs
 
             async def only_ada_is_online() -> bool:
                 found = await hub.users.get_many([ada, *gone])

@@ -30,7 +30,7 @@ HEARTBEAT_SECONDS = 1.0
 
 
 def with_short_deadlines(server: Server) -> RedisSettings:
-    """For tests that wait until a missing server is noticed."""
+    """Settings for tests that wait until a missing server is noticed."""
     return replace(server.settings, connect_timeout_seconds=1, deadline_seconds=5)
 
 
@@ -81,7 +81,7 @@ def has_state(presence: Presence, user_id: UUID, state: bool | None) -> Callable
 
 @pytest.mark.guarantee("G7", "kill -9 of a process through which fifty are online")
 async def test_users_of_a_killed_process_go_offline_once(own_server: Server, figures: Figures) -> None:
-    """Within two heartbeats and a second, on a machine that does nothing else."""
+    """They go offline within two heartbeats and a second, on an otherwise idle machine."""
     users = [uuid4() for _ in range(50)]
     kept = uuid4()
     async with (
@@ -135,7 +135,7 @@ async def test_first_process_after_all_were_killed_publishes_the_offline_users(o
 
 
 async def test_leases_are_restored_in_a_redis_that_lost_its_data(own_server: Server) -> None:
-    """Online events are repeated then, and there is no offline event."""
+    """Online events are repeated, and there is no offline event."""
     users = [uuid4() for _ in range(500)]
     async with (
         connected(own_server.settings) as (connection, subscriptions),
@@ -224,7 +224,7 @@ async def test_outage_longer_than_a_lease_puts_no_user_offline(own_server: Serve
         assert len(await listener.until_now()) == len(users)
         frozen_at = await _due(connection, users)
         own_server.freeze()
-        await asyncio.sleep(3)  # the outage itself: longer than a lease, which is two heartbeats
+        await asyncio.sleep(3)  # the outage is longer than a lease of two heartbeats
         own_server.thaw()
 
         async def all_are_renewed() -> bool:
@@ -297,7 +297,7 @@ async def test_no_transition_is_lost_when_commands_are_cut_off(
         await until_it_answers(no_user_is_online)
         changes = await listener.until_now()
         await until(lambda: table.users == dict.fromkeys(users, False))
-    assert changes  # not of all users: a visit during an outage is not published
+    assert changes  # not for all users, because a visit during an outage is not published
     for user_id in users:
         states = [change.is_online for change in changes if change.user_id == user_id]
         assert states == [True, False] * (len(states) // 2)
@@ -382,9 +382,9 @@ async def test_heartbeats_of_ten_thousand_leases_do_not_stall_the_event_loop(
 
             await until_it_answers(have_passed)
 
-        await heartbeats(1)  # until the first ones of the new leases are over
+        await heartbeats(1)  # until the first heartbeat of the new leases is over
         gc.collect()
-        gc.freeze()  # the collector would be measured with all that the test itself holds
+        gc.freeze()  # otherwise collecting the test's own objects would be measured
         scripts = Scripts(presence._leases)
         watching = asyncio.create_task(scripts.watch())
         await heartbeats(2)

@@ -1,4 +1,4 @@
-"""Data of other programs in the keys of presence, and malformed replies. Neither ends a background task."""
+"""Data of other programs in the keys of presence, and malformed replies, end no background task."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ STRAYS = [
     b"01920000-0000-7000-8000-000000000000\n",
     b"01920000000070008000000000000000",
 ]
-"""Members that are no ids as hubbub writes them, though some can be read as one."""
+"""Members that hubbub does not write, though some of them can be read as an id."""
 
 
 async def test_members_that_are_not_ids_are_swept_and_do_not_delay_users(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """There are more than fit into a script, before Ada, and three processes find them."""
+    """More of them than fit into a script come before Ada, and three processes find them."""
     ada = uuid4()
     key = online_key(bucket_of(ada))
     strays = [*STRAYS, *(b"stray %d" % n for n in range(USERS_PER_SWEEP))]
@@ -118,7 +118,7 @@ async def test_lease_is_sent_again_after_a_malformed_reply() -> None:
 
 
 async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> None:
-    """By what it means for the keys: each time in them is later."""
+    """Emulate a clock that is set back: make each time in the keys later."""
     for user_id in users:
         for key in (online_key(bucket_of(user_id)), leases_key(user_id)):
             reply = await connection.execute("ZRANGE", key, 0, -1)
@@ -131,7 +131,7 @@ async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> No
 async def test_killed_process_keeps_no_user_online_after_the_clock_went_back(
     connection: Connection, subscriptions: Subscriptions, by_ms: int
 ) -> None:
-    gone, here = UUID(int=16), UUID(int=32)  # of one bucket
+    gone, here = UUID(int=16), UUID(int=32)  # in the same bucket
     async with opened(connection, subscriptions, heartbeat_seconds=1, grace_seconds=0) as presence:
         await hold_from_a_killed_process(connection, gone, here)
         async with presence.online(here, "phone"):
@@ -150,8 +150,8 @@ async def test_killed_process_keeps_no_user_online_after_the_clock_went_back(
 async def test_process_with_a_shorter_heartbeat_shortens_no_lease_of_another(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """While an application is updated, processes with different options run side by side."""
-    gone, here = UUID(int=16), UUID(int=32)  # of one bucket
+    """During a rolling update, processes with different options run side by side."""
+    gone, here = UUID(int=16), UUID(int=32)  # in the same bucket
     async with (
         opened(connection, subscriptions, heartbeat_seconds=600, grace_seconds=0) as slow,
         opened(connection, subscriptions, heartbeat_seconds=1, grace_seconds=0) as quick,

@@ -139,7 +139,7 @@ async def test_lowered_capacity_applies_at_once(limits: RateLimits, ada: str) ->
 async def test_bucket_with_any_time_locks_out_for_one_refill_at_most(
     limits: RateLimits, connection: Connection, ada: str, stored: str
 ) -> None:
-    """As after a clock that was set back. The clock is moved on by moving the stored time back."""
+    """The clock may have been set back. The test advances the clock by moving the stored time back."""
 
     async def take() -> RateLimitResult:
         return await limits.take("send", ada, capacity=5, refill_per_second=1 / 60, cost=5)
@@ -155,7 +155,7 @@ async def test_bucket_with_any_time_locks_out_for_one_refill_at_most(
         assert (await take()).allowed
 
 
-async def test_key_that_asks_again_when_told_to_gets_in_after_its_capacity_was_lowered(
+async def test_retry_after_the_returned_seconds_passes_also_after_the_capacity_was_lowered(
     limits: RateLimits, ada: str
 ) -> None:
     assert (await limits.take("send", ada, capacity=60, refill_per_second=10, cost=60)).allowed
@@ -167,7 +167,7 @@ async def test_key_that_asks_again_when_told_to_gets_in_after_its_capacity_was_l
 
 @pytest.mark.parametrize("capacity", [1, 7, 1_000_000_000])
 @pytest.mark.parametrize("rate", [1 / 3600, 0.1, 1 / 3, 10, 1e6, 1e300])
-async def test_any_rate_allows_what_it_promises(limits: RateLimits, capacity: int, rate: float) -> None:
+async def test_any_rate_allows_its_capacity(limits: RateLimits, capacity: int, rate: float) -> None:
     if capacity / rate > 366 * 86_400:
         with pytest.raises(Invalid, match="within a year"):
             await limits.take("send", str(uuid4()), capacity=capacity, refill_per_second=rate)
@@ -195,7 +195,7 @@ BAD: list[tuple[str, dict[str, object]]] = [
 async def test_invalid_limit_is_refused(limits: RateLimits, field: str, bad: dict[str, object]) -> None:
     good: dict[str, object] = {"name": "send", "key": "ada", "capacity": 5, "refill_per_second": 1.0}
     with pytest.raises(Invalid) as refusal:
-        await limits.take(**(good | bad))  # type: ignore[arg-type]  # what a configuration may say
+        await limits.take(**(good | bad))  # type: ignore[arg-type]  # as in a configuration
     assert refusal.value.field == field
 
 

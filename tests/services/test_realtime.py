@@ -207,7 +207,7 @@ async def test_invalid_channel_is_refused(realtime: RealtimeService, channel: ob
 
 
 def own_channels() -> list[str]:
-    """Those that the user of Redis may use: a channel of hubbub that is not among them does not work at all."""
+    """The channels that the Redis user may use. Any other channel of hubbub would not work."""
     return [word.removeprefix("&") for word in user_line() if word.startswith("&")]
 
 

@@ -273,7 +273,7 @@ async def test_lookup_writes_the_time_at_most_once_per_interval(connection: Conn
 async def test_clock_of_the_process_does_not_matter(
     connection: Connection, ada: UUID, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time is that of Redis, even if the clocks of the machines differ or are set."""
+    """Times come from Redis, even if the clocks of the machines differ or are changed."""
     sessions = SessionService(connection, idle_timeout_seconds=600)
     token = await sessions.create_session(ada)
     before = await value_of(connection, token)
@@ -289,7 +289,7 @@ async def test_clock_of_the_process_does_not_matter(
     monkeypatch.setattr(connection, "execute", count)
     await found(sessions, token)
     assert commands == ["GET"]
-    # A process without a time from Redis runs the script, which looks at the clock of Redis.
+    # A process that has no time from Redis runs the script, which reads the clock of Redis.
     fresh = SessionService(connection, idle_timeout_seconds=600)
     for _ in range(2):
         await found(fresh, token)
@@ -332,7 +332,7 @@ async def test_evicted_sessions_do_not_shorten_the_list(
     tokens: list[str] = []
     for _ in range(12):
         tokens.append(await sessions.create_session(ada))
-        await asyncio.sleep(0.002)  # so that no two end in the same millisecond
+        await asyncio.sleep(0.002)  # two must not end in the same millisecond
     by_end = [session.id for session in await sessions.list(ada)]
     evicted = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
     for key in evicted:

@@ -32,8 +32,8 @@ def ada() -> UUID:
     return uuid4()
 
 
-async def test_refused_question_for_a_session_says_nothing_about_it() -> None:
-    """As of a server that loads its data: a session that has ended would count as a living one."""
+async def test_refused_lookup_does_not_count_as_a_living_session() -> None:
+    """While a server loads its data it refuses commands, and an ended session would count as a living one."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = await handshake(reader, writer)
@@ -76,7 +76,7 @@ async def test_exactly_one_token_works_during_a_rotation(sessions: SessionServic
 async def test_lookup_in_flight_during_a_rotation_does_not_restore_the_old_token(
     connection: Connection, ada: UUID
 ) -> None:
-    """The write of the last lookup races with the end of the session. In either order the session stays ended."""
+    """The write of a lookup races with the end of the session. In either order the session stays ended."""
     sessions = SessionService(connection)
     for end in ("delete", "revoke", "revoke_all", "rotate"):
         for _ in range(10):
@@ -121,7 +121,7 @@ async def test_no_session_is_accepted_after_revoke_all_has_returned(
     tokens = await asyncio.gather(*(sessions.create_session(ada, PHONE) for _ in range(1_000)))
     revoked = done = False
     accepted_before, accepted_after = 0, 0
-    # Readers with a connection of their own, as in another process.
+    # Readers with their own connection, as in another process.
     other = Connection(servers.redis)
     await other.start()
 
@@ -255,7 +255,7 @@ async def test_killed_redis_restores_no_revoked_session_and_loses_no_other(
     await until_it_answers(serves)
     assert not any([await own.get_session(token) for token in revoked])
     assert all([await own.get_session(token) for token in kept])
-    rotated = await own.rotate(kept[0])  # by a script that was not sent to the restarted server
+    rotated = await own.rotate(kept[0])  # by a script that the restarted server does not have
     assert rotated is not None
     assert await own.revoke_all(bob) == 50
 
@@ -311,7 +311,7 @@ async def test_calls_to_a_frozen_server_end_by_their_deadline(server: Server, ad
 
 
 async def test_lookup_works_on_a_server_that_refuses_writes(server: Server, ada: UUID) -> None:
-    """A Redis without memory refuses to write the time of a lookup. That must not log out all users."""
+    """A Redis that is out of memory refuses to write the time of a lookup. That must not log out all users."""
     connection = Connection(server.settings)
     await connection.start()
     sessions = SessionService(connection, idle_timeout_seconds=100)

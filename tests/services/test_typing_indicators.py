@@ -31,7 +31,7 @@ THE_END = b"the end"
 
 
 class Members:
-    """The members of all rooms. The user leaves after `leaves_after` checks, which is the worst moment."""
+    """The members of all rooms. The user leaves after `leaves_after` checks, at the worst moment."""
 
     def __init__(self) -> None:
         self.non_members: set[UUID] = set()
@@ -46,7 +46,7 @@ class Members:
 async def opened(
     connection: Connection, subscriptions: Subscriptions, members: Members, *, ttl_seconds: float = 30
 ) -> AsyncIterator[TypingIndicators]:
-    """The typing of one process. By default nothing expires during a test."""
+    """The typing service of one process. By default nothing expires during a test."""
     typing = TypingIndicators(
         connection, subscriptions, members.is_member, ttl_seconds=ttl_seconds, expiry_seconds=0.02
     )
@@ -77,13 +77,13 @@ def room_id() -> UUID:
 
 @pytest.fixture
 async def subscription(subscriptions: Subscriptions, room_id: UUID) -> AsyncIterator[Subscription]:
-    """A subscription to the room's channel, as another program would have it."""
+    """A subscription to the room's channel, like that of another program."""
     async with await subscriptions.subscribe(typing_channel(room_id), buffer=100_000) as subscription:
         yield subscription
 
 
 async def until_now(connection: Connection, subscription: Subscription, room_id: UUID) -> list[tuple[UUID, bool]]:
-    """All changes that were published in the room before this call and not read yet."""
+    """All unread changes that were published in the room before this call."""
     await connection.execute("PUBLISH", typing_channel(room_id), THE_END)
     changes: list[tuple[UUID, bool]] = []
     async for payload in subscription:
@@ -160,10 +160,10 @@ async def test_repeated_start_postpones_the_expiry(
         await connection.execute("ZADD", room_key(room_id), await now_ms(connection) + 500, str(user_id))
     await typing.start(room_id, ada)
 
-    async def bob_has_faded() -> bool:
+    async def bob_has_expired() -> bool:
         return bob not in await typing.typing_users(room_id)
 
-    await until_it_answers(bob_has_faded)
+    await until_it_answers(bob_has_expired)
     assert await typing.typing_users(room_id) == [ada]
 
 
@@ -176,7 +176,7 @@ async def now_ms(connection: Connection) -> int:
 async def test_typing_stops_after_the_clock_went_back(
     typing: TypingIndicators, connection: Connection, room_id: UUID, by_ms: int
 ) -> None:
-    """Whose process was killed: no other start follows."""
+    """The process of the user was killed, so no other start follows."""
     ada = uuid4()
     async with aclosing(typing.watch(room_id)) as changes:
         assert isinstance(await anext(changes), Gap)
@@ -216,7 +216,7 @@ async def test_member_who_leaves_during_a_start_is_not_typing(
 async def test_stop_everywhere_stops_the_user_in_all_rooms(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
-    """Also the typing that another process has started."""
+    """This includes typing that another process has started."""
     ada, bob = uuid4(), uuid4()
     rooms = [uuid4() for _ in range(40)]
     async with (
@@ -273,7 +273,7 @@ async def test_closing_sends_the_queued_stops(
     ada = uuid4()
     async with opened(connection, subscriptions, members) as typing:
         await typing.start(room_id, ada)
-        await connection.execute("SCRIPT", "FLUSH")  # so that it takes two attempts
+        await connection.execute("SCRIPT", "FLUSH")  # so that a script takes two attempts
         typing.stop_soon(room_id, ada)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -327,7 +327,7 @@ async def test_starts_and_stops_of_a_user_are_published_in_turns(
 async def test_members_that_are_not_ids_expire_and_delay_no_user(
     connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
 ) -> None:
-    """Among those due they come first, and are more than fit into a script."""
+    """They come first among the due members, and are more than fit into a script."""
     ada = uuid4()
     due, room = due_key(bucket_of(room_id)), room_key(room_id)
     strays = [b"junk", b"\xff", str(uuid4()).upper().encode(), *(b"stray %d" % n for n in range(ROOMS_PER_SCRIPT))]

@@ -15,5 +15,5 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Pem:
 
 @pytest.fixture(scope="session")
 def renewed(tmp_path_factory: pytest.TempPathFactory) -> Pem:
-    """Another certificate of the same name, by another key."""
+    """Another certificate with the same name and another key."""
     return pem_files.make(tmp_path_factory.mktemp("renewed"))

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# A configuration of its own, because the openssl.cnf of systems differ in what they add to a certificate.
+# An own configuration, because the openssl.cnf of systems add different extensions to a certificate.
 REQUEST = """\
 [req]
 prompt = no
@@ -23,7 +23,7 @@ subjectAltName = DNS:localhost
 
 
 class Pem(NamedTuple):
-    """A self-signed certificate of localhost, its key in plain and encrypted, and a file that is neither."""
+    """A self-signed certificate for localhost, its key in plain and encrypted, and a file that is neither."""
 
     cert: Path
     key: Path
@@ -32,7 +32,7 @@ class Pem(NamedTuple):
 
 
 def make(folder: Path) -> Pem:
-    """A new key and its files, made by the openssl command. The standard library cannot make certificates."""
+    """A new key and its files. The openssl command makes them, because the standard library cannot."""
     pem = Pem(folder / "cert.pem", folder / "key.pem", folder / "encrypted.pem", folder / "rubbish.pem")
     request = folder / "request.cnf"
     request.write_text(REQUEST)

@@ -1,4 +1,4 @@
-"""Reading an environment, and everything of it that a log could show."""
+"""Functions that read an environment, and that show it as a log could show it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def outcome(environ: Mapping[str, str]) -> Settings | Invalid:
 
 
 def shown(result: Settings | Invalid) -> str:
-    """Everything that a log could show of settings, or of an error and its causes."""
+    """Everything of settings, or of an error and its causes, that a log could show."""
     if isinstance(result, Settings):
         return f"{result!r} {result}"
     return " ".join(f"{error!r} {error} {vars(error)}" for error in whole_chain(result))

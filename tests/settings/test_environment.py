@@ -84,7 +84,7 @@ def test_example_environment_is_the_original_one() -> None:
 
 @pytest.mark.usefixtures("authority")
 def test_example_environment_names_every_variable_and_its_default() -> None:
-    assert example("(?:# )?").keys() == VARIABLES | {"REDIS_ADMIN_PASSWORD"}  # which the servers read, not hubbub
+    assert example("(?:# )?").keys() == VARIABLES | {"REDIS_ADMIN_PASSWORD"}  # the servers read it, not hubbub
     assert read(example("") | example("# ")) == read(example(""))
 
 

@@ -1,4 +1,4 @@
-"""The settings that variables give, reading them back, and that no password is shown."""
+"""The settings of variables, the variables of settings, and hidden passwords."""
 
 from __future__ import annotations
 

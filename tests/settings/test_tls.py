@@ -1,4 +1,4 @@
-"""Which files belong together, what a context verifies, and when its files are read again."""
+"""Files that belong together, the verification by a context, and the reload of changed files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_certificate_that_would_be_unused_is_refused(pem: Pem) -> None:
 
 
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
-    """A whole handshake in memory. Raises the error of the side that refuses."""
+    """Run a whole handshake in memory. Raises the error of the side that refuses it."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         client.wrap_bio(to_client, to_server, server_hostname=name),

@@ -1,4 +1,4 @@
-"""The settings that a URL gives beside the variables, and which URLs are refused."""
+"""The settings of a URL beside other variables, and refused URLs."""
 
 from __future__ import annotations
 

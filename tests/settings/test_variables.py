@@ -1,4 +1,4 @@
-"""Which values are refused, and by which name."""
+"""Refused values, and the names in their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds every statement of the package, and every call that runs one."""
+"""Finds every statement of the package, and every call that runs a statement."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def statements() -> dict[str, Statement[Any]]:
 
 
 class Call(NamedTuple):
-    """A call whose first argument is a statement: the statement, and how many arguments follow it."""
+    """A call whose first argument is a statement, and the number of arguments after it."""
 
     statement: Statement[Any]
     arguments: int

@@ -1,4 +1,4 @@
-"""Each statement of a function is about one room, so that a node which has the room runs it by itself."""
+"""Each statement of a function is about one room, so that the node with the room runs it alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _is_of_one_room(statement: str, table: str) -> bool:
             statement,
             re.DOTALL,
         )
-        # From the row of the room, which the statement equates with the parameter.
+        # From the row of the room, whose id the statement equates with the parameter.
         or re.search(rf"INSERT INTO {table} .*SELECT\s.*\b(rooms\.id|messages\.room_id)\b", statement, re.DOTALL)
     )
 
@@ -45,12 +45,12 @@ def test_statement_of_a_function_is_about_its_room(name: str) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_insert_has_no_subquery_and_no_default(name: str) -> None:
-    """Citus takes no subquery in VALUES, and the answer of a default is not that of the node."""
+    """Citus accepts no subquery in VALUES, and it evaluates a default again on the node."""
     inserts = [one for one in _statements(BODIES[name]) if "INSERT INTO" in one]
     assert all("WITH" not in one.replace("WITH ORDINALITY", "") for one in inserts)
     assert not [one for one in inserts if "SELECT" in one.partition("VALUES")[2]]
     without_time = [one for one in inserts if not re.search(r"\b(created_at|joined_at|read_at)\b", one)]
-    assert len(without_time) == (name == "hubbub_change_message")  # whose event is not in its answer
+    assert len(without_time) == (name == "hubbub_change_message")  # this function does not return its event
 
 
 def test_name_in_the_database_changes_with_the_definition() -> None:

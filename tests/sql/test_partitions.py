@@ -1,7 +1,7 @@
-"""A statement is about one room, so that a database whose rooms are on several nodes asks one node.
+"""A statement is about one room, so that a database with rooms on several nodes only queries one node.
 
-Here the tables of rooms are partitioned by the room, and each parameter has a value of another partition. So the
-plan of a statement reads one partition only if the statement equates the room of each table with one parameter.
+In these tests the tables of rooms are partitioned by the room, and each parameter has a value of another
+partition. A plan then reads only one partition if the statement equates the room of each table with one parameter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sql.package import statements
 
 PARTITIONS: Final = 32
 
-# Statements that read more than one partition, by the reason.
+# Statements that read more than one partition, with the reason.
 EXCEPTIONS: Final = {
     "of a user, whose rooms are anywhere": (
         *("deletions.author", "deletions.creator", "deletions.leave", "deletions.receipts_of_account"),
@@ -65,7 +65,7 @@ EXCEPTIONS: Final = {
     "of a command that counts rows": ("demo.facts", "top.busiest"),
 }
 
-# Citus runs an INSERT of such a statement on the coordinator, row by row.
+# Citus runs the INSERT of such a statement on the coordinator, row by row.
 INSERTS_BESIDE_OTHER_CHANGES: Final = {
     *("deletions.leave", "deletions.leave_room", "messages.delete", "messages.delete_in_room"),
     *("messages.delete_many", "messages.edit", "messages.edit_in_room", "messages.edit_many"),
@@ -86,7 +86,7 @@ ID_OF_EACH_PARTITION: Final = """
     ORDER BY remainder
 """
 
-# The key of a partitioned table has the column that it is partitioned by.
+# Keys of a partitioned table need the column by which it is partitioned.
 KEYS: Final = """
     ALTER TABLE rooms DROP CONSTRAINT rooms_direct_key_key;
     CREATE INDEX ON rooms (direct_key);
@@ -98,7 +98,7 @@ KEYS: Final = """
 
 
 class Plan(NamedTuple):
-    """The partitions that a statement reads, and the changes that it makes: their kinds and tables."""
+    """The partitions that a statement reads, and the kinds and tables of its changes."""
 
     partitions: set[str]
     changes: list[tuple[str, str]]
@@ -143,7 +143,7 @@ async def _partition(connection: Connection) -> None:
 
 
 def _has_form_without_function(statement: Statement[Any]) -> bool:
-    """Whether it has another form where rooms are distributed, which runs without the functions made there."""
+    """Whether it has a form for distributed rooms that needs no function in the database."""
     form = statement.distributed
     return form not in (statement.sql, NOT_SUPPORTED) and not re.search(r"FROM hubbub_\w+\(", form)
 
@@ -158,7 +158,7 @@ async def _plan(connection: Connection, of: str, sql: str, ids: list[str]) -> Pl
             case "uuid[]":
                 value = f"'{{{next(rest)}, {next(rest)}}}'"
             case "int4" | "int8" | "float4" | "float8":
-                value = f"{number + 3}"  # bounds of a range in this order
+                value = f"{number + 3}"  # the bounds of a range have this order
             case "bool":
                 value = "true"
             case "timestamptz":
@@ -222,7 +222,7 @@ def test_no_statement_locks_rows_of_several_rooms_where_they_are_distributed() -
     locks = re.compile(r"\bFOR (NO KEY )?(UPDATE|SHARE)\b|\bFOR KEY SHARE\b")
     locking = {name for name in of_many if locks.search(statements()[name].distributed)}
     assert locking == {
-        "deletions.lock_account",  # of `users`, which each node has a copy of
+        "deletions.lock_account",  # a row of `users`, of which each node has a copy
         *("history.count_as_read", "history.lock_rooms"),  # an import is refused there
     }
 
@@ -236,14 +236,14 @@ def test_statement_that_inserts_makes_no_other_change(plans: dict[str, Plan]) ->
         and name in statements()
     }
     assert beside == INSERTS_BESIDE_OTHER_CHANGES
-    # A step of a deletion, of which there is no other call.
+    # A step of a deletion. It has no other caller.
     assert {name for name in beside if statements()[name].distributed == statements()[name].sql} == {
         "deletions.leave_room"
     }
 
 
 def _adds_constraint_beside(sql: str) -> bool:
-    """Whether an ALTER TABLE does something else than to add its constraint, which Citus refuses."""
+    """Whether an ALTER TABLE does more than add its constraint. Citus refuses that."""
     return "ADD CONSTRAINT" in sql and len(re.findall(r"\b(?:ADD|DROP|ALTER|VALIDATE) (?!TABLE)", sql)) > 1
 
 

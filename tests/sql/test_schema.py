@@ -1,4 +1,4 @@
-"""The schema is a checked artefact: against the original stack, its own history, and the table of errors."""
+"""The schema is checked against the original stack, its own history, and the table of errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _folded(column: str) -> str:
     )
 
 
-# Differences between the migrated and the original schema. docs/schema.md has the reasons.
+# Differences between the migrated schema and the original one. docs/schema.md has the reasons.
 IMPROVED_INDEXES = {
     "idx_users_email": f"CREATE UNIQUE INDEX idx_users_email ON public.users USING btree (({_folded('email')}))",
     "idx_users_username": (
@@ -70,7 +70,7 @@ ADDED_INDEXES = {
     "idx_messages_transaction_id",
 }
 ADDED_CONSTRAINTS = {"idx_messages_room_id", "rooms_direct_key_key"}
-# One index per column is enough: the indexes named in the original schema do what these constraints did.
+# One index per column is enough: the indexes of the original schema replace these constraints.
 REPLACED_CONSTRAINTS = {"users_email_key", "users_username_key"}
 IMPROVED_CONSTRAINTS = {
     "room_users_last_read_message_id_fkey": (
@@ -100,7 +100,7 @@ ADDED_COLUMNS = {
     ("message_read_receipts", "room_id"): "uuid",
 }
 
-# An account of another system has neither.
+# An account of another system has neither of them.
 NULLABLE = {("users", "email"), ("users", "password_hash")}
 
 COLUMNS = """
@@ -129,8 +129,7 @@ Column = tuple[str, str | None, bool]
 
 
 def _original_columns() -> dict[tuple[str, str], Column]:
-    """The text of the original schema without a database: (table, column) to type, default and whether NULL may
-    be."""
+    """The original schema, parsed from its text: (table, column) to type, default and whether NULL is allowed."""
     return {
         (table, column): (_type(words), _default(words), "NOT NULL" not in words and "PRIMARY" not in words)
         for table, body in re.findall(r"CREATE TABLE (\w+) \((.*?)\n\);", ORIGINAL, re.DOTALL)
@@ -164,7 +163,7 @@ async def test_tables_and_columns_of_the_original_schema_have_their_types_and_de
         key: column[:2] for key, column in original.items()
     }
     assert {key: found[key][0] for key in found.keys() - original.keys()} == ADDED_COLUMNS
-    # NOT NULL was added to columns with a default and to keys, and to no other column.
+    # NOT NULL was only added to keys and to columns with a default.
     stricter = {key for key, column in original.items() if column[2] and not found[key][2]}
     keys = {("room_users", "room_id"), ("room_users", "user_id")}
     keys |= {("message_read_receipts", "message_id"), ("message_read_receipts", "user_id")}
@@ -261,7 +260,7 @@ async def test_schema_needs_no_extension_or_collation_that_a_server_may_lack(
 
 async def test_update_of_last_seq_in_every_room_touches_no_index(connection: Connection) -> None:
     await connection.execute("INSERT INTO rooms (name) SELECT 'room ' || n FROM generate_series(1, 2000) AS n")
-    # Once only: a second update needs PostgreSQL to have removed the old row versions, which any other transaction
+    # Only once: before a second update PostgreSQL has to remove the old row versions, which any other transaction
     # of the server can delay.
     async with connection.transaction():
         await connection.execute("UPDATE rooms SET last_seq = last_seq + 1")

@@ -23,8 +23,8 @@ from sql.package import calls, statements
 NAMES = sorted(statements())
 SCHEMA = "chat"
 
-# Statements that may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
-COLD_PREFIXES = ("demo.", "changes.first_since")  # the latter once per reader, after a failover
+# Prefixes of statements that may read a whole table. The checks of `hubbub demo` read everything on purpose.
+COLD_PREFIXES = ("demo.", "changes.first_since")  # the second once per reader, after a failover
 
 HEAD = [
     *("id", "last_seq", "seq", "sent_id", "sent_at"),
@@ -41,7 +41,7 @@ SUMMARY = [
     *Message.__struct_fields__,
 ]
 
-# Models that are not a class: the columns of a row of the statement.
+# The columns of statements whose model is not a class.
 COLUMNS = {
     "log.heads": HEAD,
     "log.head": HEAD,
@@ -60,7 +60,7 @@ COLUMNS = {
     "rooms.summary": SUMMARY,
 }
 
-# Enough for the planner to prefer an index wherever one helps: 20,000 people, 5,000 rooms, 100,000 messages.
+# Enough rows for the planner to prefer any useful index: 20,000 people, 5,000 rooms, 100,000 messages.
 FILL = """
     INSERT INTO users (email, username, password_hash, external_id, display_name, display_name_key)
     SELECT 'user-' || n || '@example.org', 'user-' || n, '!', n, 'User ' || n, 'user ' || n
@@ -105,7 +105,7 @@ FILL = """
 
 
 class Checked(NamedTuple):
-    """What the server reports of a statement: its parameters, its columns, its plan for any values."""
+    """The server's report of a statement: its parameters, its columns, and its generic plan."""
 
     parameters: int
     columns: list[str]
@@ -121,7 +121,7 @@ async def checked(servers: Settings, administrator: PostgresSettings) -> AsyncIt
     try:
         await connection.execute(f"SET search_path = {SCHEMA}")
         await connection.execute(FILL)
-        await connection.execute("SET search_path = ''")  # a statement finds its tables without it
+        await connection.execute("SET search_path = ''")  # statements do not depend on it
         await connection.execute("ANALYZE")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         yield {name: await _check(connection, statement) for name, statement in statements().items()}
@@ -148,7 +148,7 @@ def test_calls_pass_as_many_arguments_as_the_statement_has_placeholders(
 ) -> None:
     statement, parameters = statements()[name], checked[name].parameters
     found = [call for call in calls() if call.statement is statement]
-    # The statement for many keys is run by its lookup, with an array per column of the key.
+    # A lookup runs the statement for many keys, with an array per column of the key.
     lookups = [one for one in statements().values() if isinstance(one, Lookup) and one.many is statement]
     assert found or lookups, "no call runs it"
     for call in found:
@@ -207,7 +207,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _reads_it_all(node: dict[str, Any]) -> bool:
-    """A sequential scan, or a scan of a whole index, which no condition narrows."""
+    """Whether it is a sequential scan, or a scan of a whole index without a condition."""
     return node["Node Type"] == "Seq Scan" or (
         node["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in node
     )

@@ -17,7 +17,7 @@ ROLE, PASSWORD = "chat", "of the application's \\ 'role'"
 
 
 class Composed:
-    """TLS by the certificate of deploy/certificates, and the pg_hba.conf of deploy. It waits for the disk."""
+    """PostgreSQL with a certificate of deploy/certificates and deploy/pg_hba.conf. It waits for the disk."""
 
     def __init__(self, folder: Path, deployed: Path) -> None:
         self._folder = folder
@@ -25,7 +25,7 @@ class Composed:
         self._servers = Servers(folder)
 
     async def start(self) -> PostgresSettings:
-        """Start it, migrate it, and grant a role of the application, as the documentation describes."""
+        """Start it, migrate it, and grant rights to a role of the application, as documented."""
         settings = (await self._servers.start()).postgres
         await migrations.up(settings)
         of_all = replace(superuser(settings, self._folder), database=settings.database)
@@ -50,7 +50,7 @@ class Composed:
         await self._servers.stop()
 
     def _copy_for_server(self, source: str, name: str) -> None:
-        """Put a file that `-c` of the image refers to into the folder of the data, for the owner of the server."""
+        """Copy a file that the `-c` options of the image name into the data folder, readable by the server."""
         target = self._folder / "postgresql" / name
         owner = target.parent.stat()
         shutil.copyfile(self._deployed / source, target)

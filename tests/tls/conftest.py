@@ -32,19 +32,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def _sockets() -> int:
-    """The number of sockets that this process has open."""
+    """The number of open sockets of this process."""
     count = 0
     for descriptor in Path("/dev/fd").iterdir():
         try:
             count += stat.S_ISSOCK(os.fstat(int(descriptor.name)).st_mode)
-        except OSError:  # the descriptor with which the folder was read
+        except OSError:  # the descriptor of the folder itself
             continue
     return count
 
 
 @pytest.fixture(autouse=True)
 async def no_socket_is_left() -> AsyncIterator[None]:
-    """Wait until the server has closed refused connections, which it does after the TLS shutdown."""
+    """Wait until refused connections are closed, which happens after the TLS shutdown."""
     before = _sockets()
     yield
     await until(lambda: _sockets() <= before)
@@ -61,7 +61,7 @@ class TlsPostgreSQL:
         self.settings = replace(settings, sslmode="verify-full", ssl_root_cert=certificates.authority)
 
     async def turn_on(self) -> None:
-        """Turn on TLS with a valid certificate. The superuser may still connect without it."""
+        """Turn on TLS with a valid certificate. The superuser may still connect without TLS."""
         self._put(self._certificates.of_server("good"))
         self._place(self._certificates.authority, "root.crt")
         await self._configure("ssl_ca_file", "root.crt")
@@ -97,7 +97,7 @@ class TlsPostgreSQL:
 
 
 def postgresql_with_tls() -> Path:
-    """A folder of programs, of Debian or fetched. The test is skipped if there are none."""
+    """A folder of programs, of Debian or fetched. Without one the test is skipped."""
     found = sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
     programs = found[0] if found else program("postgresql-15")
     if programs is None:
@@ -141,7 +141,7 @@ class TlsRedis:
     def showing(
         self, kind: Kind, *lines: str, asks_clients: bool = False, port: int | None = None
     ) -> RedisSettings:
-        """Start a server with this certificate and these further lines, and return its settings."""
+        """Start a server with this certificate and additional lines of configuration. Returns its settings."""
         certificate = self._certificates.of_server(kind)
         folder = self._folder / f"redis-{len(self._started)}"
         folder.mkdir()

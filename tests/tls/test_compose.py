@@ -72,14 +72,14 @@ def test_new_certificates_need_the_same_authority(deployed: Path) -> None:
     again = [deployed / "certificates"]
     authority = (deployed / "tls" / "authority.pem").read_bytes()
     subprocess.run(again, check=True, capture_output=True, timeout=60)
-    (deployed / "tls" / "authority.key").unlink()  # kept elsewhere, as the script advises
+    (deployed / "tls" / "authority.key").unlink()  # stored elsewhere, as the script advises
     ran = subprocess.run(again, check=False, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr.startswith("put authority.key back")) == (1, True)
     assert (deployed / "tls" / "authority.pem").read_bytes() == authority
 
 
 def script() -> str:
-    """The script of the container of Valkey, as its shell reads it."""
+    """The script of the Valkey container, as its shell reads it."""
     compose = (ROOT / "compose.yaml").read_text()
     [block] = re.findall(r"- \|\n((?: {8}.*\n)+)", compose[compose.index("  valkey:\n") :])
     return textwrap.dedent(block).replace("$$", "$")
@@ -189,7 +189,7 @@ async def test_doctor_reads_passwords_from_files_and_has_no_finding(
     told = msgspec.json.decode(ran.stdout)
     checks = [check for section in told["sections"] for check in section["checks"]]
     found = {check["name"] for check in checks for finding in check["findings"] if finding["severity"] != "note"}
-    assert found <= {"together.passwords"}  # any machine
+    assert found <= {"together.passwords"}  # depends on the machine
     assert ran.returncode == (1 if found else 0)
     unseen = {check["name"] for check in checks if check["unseen"]}
     assert unseen == (OF_AN_ADMINISTRATOR if who == "application" else set())

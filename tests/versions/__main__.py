@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def fetched(name: str) -> Path | None:
-    """The path of its programs once it is fetched. None for a version installed with hubbub[embedded]."""
+    """Fetch the version if needed. Returns the path of its programs, None for those of hubbub[embedded]."""
     if name in INSTALLED:
         return None
     if (found := program(name)) is not None:

@@ -1,4 +1,4 @@
-"""The versions that can be fetched, their sources, and the paths of their programs."""
+"""The versions that can be fetched, with their sources and the paths of their programs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ PROJECT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One server of one version. `fetch` puts it into an empty folder, relative to which `program` is.
+    """One server of one version. `fetch` puts it into an empty folder.
 
-    `program` is the value for HUBBUB_POSTGRES, HUBBUB_REDIS or HUBBUB_PGBOUNCER: a folder of programs, or the
-    server.
+
+    `program` is relative to that folder. It is the value for HUBBUB_POSTGRES, HUBBUB_REDIS or HUBBUB_PGBOUNCER: a
+    folder of programs, or the server.
     """
 
     fetch: Callable[[Path], None]
@@ -48,11 +49,11 @@ VERSIONS = {
 }
 
 INSTALLED = {"postgresql-18", "valkey-9"}
-"""The wheels of hubbub[embedded], which are there already."""
+"""The versions in the wheels of hubbub[embedded]."""
 
 
 def home() -> Path:
-    """The folder of fetched servers: in the project, or one in which the account of the servers can run them."""
+    """The folder of fetched servers, in the project or where the account of the servers can run them."""
     account = servers_account(PROJECT) if os.geteuid() == 0 else None
     if account is None or account.can_enter(PROJECT):
         return PROJECT / ".servers"
@@ -60,6 +61,6 @@ def home() -> Path:
 
 
 def program(name: str) -> Path | None:
-    """The path of a fetched server; None if it was not fetched."""
+    """The path of a fetched server. None if it was not fetched."""
     found = home() / name / VERSIONS[name].program
     return found if found.exists() else None

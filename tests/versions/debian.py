@@ -1,4 +1,4 @@
-"""Servers from Debian's packages, which are unpacked. An installation would start a service."""
+"""Servers from unpacked Debian packages. An installation would start a service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def package(name: str, *programs: Path) -> Callable[[Path], None]:
             installed = Path("/") / program
             if not (folder / program).exists() and installed.exists():
                 script.write_text(f'#!/bin/sh\nexec {installed} "$@"\n')
-            else:  # without a folder of libraries all of them are installed already
+            else:  # without a folder all libraries are installed already
                 machine = next((found.name for found in folder.glob("usr/lib/*-linux-gnu")), "")
                 script.write_text(SCRIPT.format(machine=machine, program=program))
             script.chmod(0o755)

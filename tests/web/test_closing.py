@@ -1,4 +1,4 @@
-"""Why and how the gateway closes connections, and that a client learns whether to come back."""
+"""The reasons for which the gateway closes connections, and its instruction whether to reconnect."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_revoked_session_closes_its_connection_in_every_process(
         assert (await stays.next("error"))["error"] == "unknown-frame"
 
 
-async def test_deleted_user_is_told_so_in_every_process(
+async def test_deleted_user_is_disconnected_with_its_own_code_in_every_process(
     hub: Hub, settings: Settings, port: int, gateway: Gateway, token: str, ada: User
 ) -> None:
     async with (
@@ -80,7 +80,7 @@ async def test_deleted_user_is_told_so_in_every_process(
         assert await bye(client) == 4410
 
 
-async def test_user_who_is_shut_out_is_disconnected_in_every_process(
+async def test_banned_user_is_disconnected_in_every_process(
     hub: Hub, settings: Settings, port: int, gateway: Gateway, ada: User
 ) -> None:
     async with Client(port, gateway.token(ada.id)) as client, Hub(settings) as elsewhere:
@@ -104,7 +104,7 @@ async def test_server_that_ends_spreads_the_return_of_its_clients(hub: Hub, toke
         await client.__aenter__()
         await silent.__aenter__()
         ready = await client.hello()
-    for one in (client, silent):  # the other has not sent its `hello` yet
+    for one in (client, silent):  # the second has not sent its `hello` yet
         frame = await one.next("bye")
         assert (frame["code"], frame["within_seconds"]) == (1012, ready["spread_seconds"])
         assert await one.closed() == 1012
@@ -197,7 +197,7 @@ async def test_client_without_a_session_is_refused(hub: Hub, port: int, gateway:
             assert await bye(client) == 4401
 
 
-async def test_client_that_says_nothing_is_closed(port: int, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_sends_nothing_is_closed(port: int, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HELLO_SECONDS", 0.1)
     async with Client(port) as client:
         assert await bye(client) == 4408
@@ -220,7 +220,7 @@ async def test_signed_token_that_expires_closes_unless_it_is_renewed(
 
 
 def _pass_seconds(gateway: Gateway, user: User, seconds: float) -> None:
-    """Let the tokens of the user's connections expire so much earlier."""
+    """Let the tokens of the user's connections expire this much earlier."""
     for connection in gateway._connections[user.id]:
         expires_at = connection.identity.expires_at
         assert expires_at is not None
@@ -264,7 +264,7 @@ async def test_command_after_the_end_of_the_session_is_not_done(
         await hub.sessions.delete_session(token)
         await has_ended.wait()
         await client.send({"type": "send", "ref": 1, "room_id": str(room.id), "content": "too late"})
-        await (await client.socket.ping())  # which is answered once the server has read what is before it
+        await (await client.socket.ping())  # answered once the server has read the earlier frames
         may_be_told.set()
         assert await bye(client) == 4401
     assert (await hub.messages.page(room.id)).items == []
@@ -303,7 +303,7 @@ async def test_cookie_counts_only_with_an_own_origin(port: int, token: str) -> N
             assert refused.value.response.status_code == 403
 
 
-async def test_client_of_another_version_is_told_so(port: int, token: str) -> None:
+async def test_client_of_another_version_is_refused_with_its_own_code(port: int, token: str) -> None:
     async with Client(port, token, subprotocols=["hubbub.9", "chat"]) as client:
         assert await bye(client) == 4426
 
@@ -466,7 +466,7 @@ async def test_client_reconnects_later_after_an_error_of_authenticate(hub: Hub) 
 
 
 class Bans:
-    """A table of the application's, and how often it was read."""
+    """A table of the application, with the number of its reads."""
 
     def __init__(self) -> None:
         self.user_ids: set[UUID] = set()
@@ -504,7 +504,7 @@ async def test_ban_without_an_announcement_ends_the_connections_and_keeps_the_us
         assert (await stays.next("ack"))["result"]["id"] == str(bob.id)
 
 
-async def test_failing_lookup_of_bans_lets_the_connected_stay_and_no_other_in(
+async def test_failing_lookup_of_bans_keeps_connections_and_refuses_new_ones(
     hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""Every command, on a real connection: what it does, and what it refuses."""
+"""Every command on a real connection: its effect and its refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gateway(hub: Hub) -> Gateway:
 
 @pytest.fixture
 async def connect(hub: Hub, gateway: Gateway) -> AsyncIterator[Connect]:
-    """A connection of a user, which has said hello."""
+    """A connection of a user that has sent `hello`."""
     clients: list[Client] = []
 
     async with serving(gateway) as port:
@@ -260,7 +260,7 @@ async def test_admin_changes_the_room_and_its_members(
     assert client.positions == {}
 
 
-async def test_profile_reaches_those_who_share_a_room(
+async def test_profile_reaches_users_who_share_a_room(
     hub: Hub, connect: Connect, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -378,7 +378,7 @@ async def test_commands_run_side_by_side_up_to_the_limit(hub: Hub, ada: User) ->
         running += 1
         most = max(most, running)
         await go_on.wait()
-        await asyncio.sleep(0.02)  # in which a third one would begin
+        await asyncio.sleep(0.02)  # in this time a third one would begin
         running -= 1
 
     wait.__annotations__ = {"call": Call, "frame": Wait}
@@ -471,7 +471,7 @@ async def test_presence_that_is_unknown_is_an_error(
     hub: Hub, connect: Connect, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unknown(user_ids: set[UUID]) -> dict[UUID, bool | None]:
-        return dict.fromkeys(user_ids)  # as while Redis is unavailable
+        return dict.fromkeys(user_ids)  # as if Redis were unavailable
 
     client = await connect(ada)
     monkeypatch.setattr(hub.presence, "is_online", unknown)

@@ -1,4 +1,4 @@
-"""The console on a real server: who may look, what it shows, and that it changes nothing unless it may."""
+"""The console on a real server: access, content, and changes only if they are allowed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = "<script>alert(1)</script>\u202e\"'&"
 
 @pytest.fixture
 async def hub(servers: Settings, postgres_settings: PostgresSettings) -> AsyncIterator[Hub]:
-    """With the rights of an operator, which the figures need."""
+    """A hub with the rights of an operator, which the figures need."""
     async with Hub(Settings(postgres=postgres_settings, redis=servers.redis)) as hub:
         yield hub
 
@@ -43,7 +43,7 @@ def http(port: int, path: str = "") -> httpx.AsyncClient:
 
 @pytest.fixture
 async def looking(hub: Hub) -> AsyncIterator[httpx.AsyncClient]:
-    """An operator at a console that only reads."""
+    """A client of a console that only reads."""
     async with running(console(hub, authorize=lambda _: True)) as port, http(port) as client:
         yield client
 
@@ -194,11 +194,11 @@ async def test_figures_have_followers_and_sends_of_all_processes(
                         break
         assert processes["number"] == 2
         assert 0 < processes["sends_p50"] <= processes["sends_p99"] < HANGS_AFTER_SECONDS
-    assert "raised" not in caplog.text  # the answers reach also the processes that did not ask
+    assert "raised" not in caplog.text  # the answers also reach processes that did not ask
 
 
-async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: Hub) -> None:
-    await answer(looking, "/figures")  # from here on the hub takes those of other processes
+async def test_forged_figures_are_ignored(looking: httpx.AsyncClient, hub: Hub) -> None:
+    await answer(looking, "/figures")  # from here on the hub accepts figures of other processes
     forged = {"from": "x", "users": [], "figures": {"followers": 7, "sends": {}}, "asks": True}
     for payload in (msgspec.json.encode(forged), sign(b"the key of another", msgspec.json.encode(forged))):
         await hub._connection.execute("PUBLISH", MEMBERSHIPS_CHANNEL, payload)
@@ -210,7 +210,7 @@ async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: 
 
 
 async def test_server_that_refuses_is_named_beside_the_figures_of_the_other(settings: Settings) -> None:
-    """An application may not ask Redis for its figures."""
+    """The Redis user of an application may not read the figures of Redis."""
     async with Hub(settings) as hub, running(console(hub, authorize=lambda _: True)) as port, http(port) as client:
         figures = await answer(client, "/figures")
     assert "NOPERM" in figures["redis"]["error"]
@@ -220,7 +220,7 @@ async def test_server_that_refuses_is_named_beside_the_figures_of_the_other(sett
 async def test_findings_are_those_of_doctor(looking: httpx.AsyncClient) -> None:
     report = await answer(looking, "/findings")
     assert [section["kind"] for section in report["sections"]] == ["postgresql", "redis", "together"]
-    assert await answer(looking, "/findings") == report  # of the last minute
+    assert await answer(looking, "/findings") == report  # the report of the last minute
 
 
 async def test_log_shows_entries_and_readers(
@@ -242,7 +242,7 @@ async def test_log_shows_entries_and_readers(
     assert (await answer(looking, "/rooms/engine-room/log"))["room"]["id"] == str(room.id)
 
 
-def test_page_has_words_for_every_change_in_a_log() -> None:
+def test_console_page_describes_every_change_in_a_log() -> None:
     script = (Path(hubbub.__file__).parent / "web/console_app/page/console.js").read_text()
     [table] = re.findall(r"^const CHANGES = \{\n(.*?)^\};", script, re.DOTALL | re.MULTILINE)
     changes = {str(event.__struct_config__.tag) for event in KINDS.values() if event is not MessageSent}

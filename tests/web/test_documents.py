@@ -1,4 +1,4 @@
-"""The OpenAPI and AsyncAPI documents: made from the types, true, and a plan for a fuzzer."""
+"""The OpenAPI and AsyncAPI documents are made from the types, are true, and drive a fuzzer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from web.serving import serving
 
 
 def references(value: Any) -> set[str]:  # noqa: ANN401 - JSON
-    """Where the references of a document point."""
+    """The targets of the references in a document."""
     if isinstance(value, dict):
         own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
         return own.union(*map(references, value.values()))

@@ -1,4 +1,4 @@
-"""The gateway on a real server: a client sends and receives, goes and comes back."""
+"""The gateway on a real server. A client sends and receives, disconnects and reconnects."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_client_that_comes_back_misses_nothing_and_gets_nothing_twice(
     async with Client(port, token) as client:
         ready = await client.hello(positions)
         assert ready["resumed"] is True
-        assert ready["positions"] == {}  # those that the client has are left out: 70 bytes per room
+        assert ready["positions"] == {}  # without positions that the client already has: 70 bytes per room
         seen = await client.messages(301)
         assert sorted(seen, key=lambda text: (not text.isdigit(), len(text), text)) == [
             *map(str, range(1, 301)),
@@ -78,7 +78,7 @@ async def test_room_joined_while_away_begins_with_the_joining(
     await hub.room_users.add(other.id, ada.id)
     await hub.messages.send(other.id, bob.id, "after")
     async with Client(port, token) as client:
-        # Newer than the joining: a client may have this position and not yet that of the other room.
+        # Newer than the join. A client may have this position before that of the other room.
         positions[str(room.id)] = (await hub.messages.send(room.id, bob.id, "newer")).cursor
         await client.hello(positions)
         assert (await client.next("member_joined"))["user_id"] == str(ada.id)
@@ -128,7 +128,7 @@ async def test_client_in_many_rooms_comes_back_with_fingerprints(
 @pytest.mark.parametrize(
     "pages", ["", "short", "A" * 12 * 3, "A" * 13, "é" * 12, "A" * 12 * 2_048, "A" * 11 + "="]
 )
-async def test_pages_that_are_none_are_refused(port: int, token: str, pages: str) -> None:
+async def test_malformed_pages_are_refused(port: int, token: str, pages: str) -> None:
     async with Client(port, token) as client:
         await client.send({"type": "hello", "token": token, "pages": pages})
         assert await client.closed() == 4400

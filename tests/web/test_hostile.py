@@ -1,4 +1,4 @@
-"""What a client may send: each frame has a typed answer, or closes the connection with a code. Nothing raises."""
+"""Any frame of a client gets a typed answer or closes the connection with a code. Nothing raises."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VALUES = ANY_JSON | UUIDS | st.integers(-(2**70), 2**70) | st.lists(UUIDS, max_s
 
 @st.composite
 def hostile_frames(draw: st.DrawFn) -> str:
-    """A text that is a frame, nearly one, or none."""
+    """A text that is a frame, is nearly a frame, or is not a frame."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.text() | st.just("[" * 50_000) | st.just('{"type": "me", "ref": 1' + "0" * 5_000 + "}"))
     frame: dict[str, Any] = draw(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5))
@@ -59,7 +59,7 @@ def test_decoder_returns_a_frame_or_names_a_field(text: str) -> None:
 
 
 def _decoded(kind: str, text: str) -> object:
-    """The type of the frame, or the field that is wrong."""
+    """The type of the frame, or its wrong field."""
     try:
         return type(COMMANDS[kind].decode(text))
     except Invalid as error:
@@ -79,7 +79,7 @@ async def port(gateway: Gateway) -> AsyncIterator[int]:
 
 @given(texts=st.lists(hostile_frames(), max_size=20))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_connection_answers_or_closes_whatever_it_gets(
+async def test_connection_answers_or_closes_for_any_frame(
     hub: Hub, gateway: Gateway, port: int, caplog: pytest.LogCaptureFixture, ada: User, texts: list[str]
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -92,7 +92,7 @@ async def test_connection_answers_or_closes_whatever_it_gets(
 
 
 async def _exchange(client: Client, texts: list[str]) -> int | None:
-    """Send all, and take an answer to each that is a frame. Returns the code, if the server closes."""
+    """Send all texts, and read an answer to each that is a frame. Returns the code if the server closes."""
     answered = 0
     try:
         for text in texts:
@@ -188,7 +188,7 @@ async def test_clients_that_vanish_leave_nothing_behind(hub: Hub, gateway: Gatew
 
 
 class RawClient:
-    """A WebSocket whose frames are those of the test, and which reads only when it is told to."""
+    """A WebSocket that sends the frames of the test, and reads only when the test calls `read`."""
 
     CONTINUATION, TEXT, PING, PONG, FINAL_TEXT = 0, 1, 9, 10, 0x81
 
@@ -214,7 +214,7 @@ class RawClient:
         self._socket.close()
 
     async def send(self, *frames: tuple[int, bytes]) -> None:
-        """Frames of at most 125 bytes, masked with zeros. A text is the first fragment of a message."""
+        """Send frames of at most 125 bytes, masked with zeros. A text is the first fragment of a message."""
         heads = ((code if code <= self.TEXT else 0x80 | code, payload) for code, payload in frames)
         data = b"".join(bytes([code, 0x80 | len(payload), 0, 0, 0, 0]) + payload for code, payload in heads)
         await self._loop.sock_sendall(self._socket, data)
@@ -234,7 +234,7 @@ class RawClient:
                 return payload
 
     async def fails_to_fill(self) -> bool:
-        """Send pings until the server takes no more, or has cut the connection, which it returns."""
+        """Send pings until the server reads no more, or has cut the connection. Returns whether it was cut."""
         try:
             async with asyncio.timeout(0.1):
                 while True:
@@ -245,7 +245,7 @@ class RawClient:
             return True
 
     async def is_cut(self) -> bool:
-        """Whether the server has cut the connection, found without reading from it."""
+        """Whether the server has cut the connection, without reading from it."""
         try:
             await self.send((self.PING, b""))
         except ConnectionError:

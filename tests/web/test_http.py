@@ -1,4 +1,4 @@
-"""Commands by HTTP and the streams of events: the same answers without a WebSocket."""
+"""Commands and streams of events over HTTP, with the same answers as over a WebSocket."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ async def test_cookie_needs_an_own_origin_to_change_anything(port: int, token: s
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine Redis may answer later than the gateway waits, which then lets a request pass."""
+def long_redis_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Redis may answer after the usual deadline, and the gateway then accepts the request."""
     monkeypatch.setattr("hubbub.services.rate_limits.FAIL_OPEN_SECONDS", HANGS_AFTER_SECONDS)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("long_redis_deadline")
 async def test_requests_of_a_user_are_limited_over_all_processes(hub: Hub, settings: Settings, token: str) -> None:
     limits = Limits(frames_per_second=0.01, burst=3)
     async with AsyncExitStack() as stack:
@@ -153,7 +153,7 @@ async def test_requests_of_a_user_are_limited_over_all_processes(hub: Hub, setti
         assert int(refused.headers["retry-after"]) > 1
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("long_redis_deadline")
 async def test_bans_are_asked_about_within_the_rate(hub: Hub, token: str) -> None:
     asked = 0
 
@@ -170,7 +170,7 @@ async def test_bans_are_asked_about_within_the_rate(hub: Hub, token: str) -> Non
 
 
 class Stream:
-    """The frames of a stream, and the newest id."""
+    """The frames of a stream, and its newest id."""
 
     def __init__(self, lines: AsyncIterator[str]) -> None:
         self._lines = lines
@@ -190,7 +190,7 @@ class Stream:
         raise AssertionError("the stream has ended")
 
     async def silences(self, number: int) -> None:
-        """Return after so many comments."""
+        """Return after this many comments."""
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             async for line in self._lines:
                 number -= line == ":"
@@ -262,7 +262,7 @@ async def test_event_source_in_too_many_rooms_forgets_its_last_id(
         assert stream.id
         await hub.rooms.create("second", created_by=ada.id)
         await stream.next("member_joined")
-        assert stream.id == ""  # with which a browser sends none, instead of an old one
+        assert stream.id == ""  # so that a browser sends no id instead of an old one
 
 
 async def test_event_sources_come_back_at_different_times(hub: Hub, token: str, room: Room) -> None:
@@ -288,7 +288,7 @@ async def test_stream_ends_with_its_session_and_with_the_server(
 ) -> None:
     monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
     async with AsyncExitStack() as server:
-        # Without a deadline the server would wait for an open stream for ever.
+        # Without a deadline the server would wait for an open stream indefinitely.
         port = await server.enter_async_context(serving(Gateway(hub), timeout_graceful_shutdown=None))
         async with client(port, token) as http, http.stream("POST", "/events", json={}) as response:
             stream = Stream(response.aiter_lines())
@@ -377,7 +377,7 @@ async def test_pages_of_other_origins_may_not(hub: Hub, token: str) -> None:
             assert (asked.status_code, sent.status_code) == (405, 403)
             for answer in (asked, sent):
                 assert not [name for name in answer.headers if name.startswith("access-control")]
-        assert (await http.options("/commands", headers={"Origin": APP})).status_code == 405  # asks for nothing
+        assert (await http.options("/commands", headers={"Origin": APP})).status_code == 405  # not a preflight
 
 
 async def test_error_of_the_application_is_a_problem_and_is_reported(hub: Hub, token: str) -> None:

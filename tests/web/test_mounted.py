@@ -1,4 +1,4 @@
-"""The gateway inside applications of the frameworks, which find the hub and say who the client is."""
+"""The gateway inside applications on the frameworks. They provide the hub and authenticate the client."""
 
 from __future__ import annotations
 

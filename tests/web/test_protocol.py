@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the gateway does: its examples are sent, and its lists are those of the code."""
+"""docs/protocol.md matches the gateway: its examples are sent, and its lists are compared with the code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADA, BOB = "01970000-0000-7000-8000-00000000000a", "01970000-0000-7000-8000-0000
 
 
 def examples(side: str) -> list[dict[str, Any]]:
-    """The frames of one side, in their order."""
+    """The frames of one side in order."""
     found = []
     for block in re.findall(rf"```json {side}\n(.*?)```", TEXT, re.DOTALL):
         rest = block.strip()

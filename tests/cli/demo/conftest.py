@@ -1,4 +1,4 @@
-"""A context as `hubbub demo` makes it, on a database of the test's own."""
+"""A context as `hubbub demo` makes it, on the test's own database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hubbub.postgres import Pool
 
 @pytest.fixture
 def settings(servers: Settings, postgres_settings: PostgresSettings) -> Settings:
-    """The owner's: a demo has servers of its own."""
+    """The settings of the owner, because a demo runs its own servers."""
     return Settings(postgres=postgres_settings, redis=servers.redis)
 
 
@@ -43,6 +43,6 @@ def conversation() -> list[PlainLine]:
 
 @pytest.fixture
 async def loaded(context: Context, conversation: list[PlainLine]) -> Context:
-    """After the log was imported."""
+    """A context whose log was imported."""
     await load(context, "conversation", iter(conversation), Refusals())
     return context

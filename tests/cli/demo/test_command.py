@@ -1,4 +1,4 @@
-"""The command as a person runs it: a process of its own, servers of its own, nothing left of either."""
+"""The command as a user runs it, in its own process with its own servers. Nothing is left of either."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where the temporary folder of the demo is made."""
+    """The folder in which the demo makes its temporary folder."""
     home = tmp_path / "home"
     home.mkdir()
     return home
@@ -114,7 +114,7 @@ def test_signal_stops_the_servers_and_deletes_their_files(home: Path, sent: sign
 
 
 def result_with(step: Step, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Result:
-    """What the command gives when this step comes between loading and checking."""
+    """The result of the command when this step runs between loading and checking."""
     monkeypatch.setattr(module, "STEPS", (step, recount.run))
     return CliRunner().invoke(demo, [str(argument) for argument in arguments])
 
@@ -179,7 +179,7 @@ def test_bad_usage_is_refused_before_servers_start(
 def test_unreadable_file_is_named(tmp_path: Path, log: Path) -> None:
     if os.geteuid() == 0:
         log.unlink()
-        log.symlink_to("/proc/self/mem")  # which even root cannot read from its beginning
+        log.symlink_to("/proc/self/mem")  # even root cannot read it from its beginning
     else:
         log.chmod(0)
     result = CliRunner().invoke(demo, ["--log", str(log)])

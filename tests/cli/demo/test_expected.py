@@ -19,7 +19,7 @@ from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals
 from hubbub.postgres import connect
 from log import log_of
 
-# A real log of #ubuntu, ten years long. It lies beside the project and is not part of it.
+# A real log of #ubuntu over ten years. It is beside the project and not part of it.
 REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
 
 AT = datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
@@ -155,7 +155,7 @@ def test_own_log_has_members_only_in_the_right_order(conversation: list[PlainLin
             members.remove(member)
 
 
-def test_own_log_is_as_awkward_as_real_ones(conversation: list[PlainLine]) -> None:
+def test_own_log_has_the_oddities_of_real_ones(conversation: list[PlainLine]) -> None:
     messages = [line for line in conversation if isinstance(line, MessageLine)]
     text = "".join(message.content for message in messages)
     assert Counter(map(type, conversation)).keys() == set(KINDS.values())

@@ -10,7 +10,7 @@ from hubbub.cli.demo.report import Section
 from hubbub.postgres import connect
 from hubbub.repositories import ReadReceipts
 
-# One that no read mark names: else the mark would be wrong as well.
+# A message that no read mark names. Otherwise the mark would be wrong as well.
 A_MESSAGE = """(
     SELECT id FROM messages
     WHERE id NOT IN (SELECT last_read_message_id FROM room_users WHERE last_read_message_id IS NOT NULL)
@@ -26,7 +26,7 @@ def failed(section: Section) -> set[str]:
 
 @pytest.fixture
 async def played(loaded: Context) -> Context:
-    """After the log was imported and users have talked."""
+    """A context whose log was imported and whose users have sent messages."""
     assert failed(await talk.run(loaded)) == set()
     return loaded
 

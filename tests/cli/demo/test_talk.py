@@ -89,7 +89,7 @@ async def test_event_that_a_follower_misses_or_receives_twice_fails_the_check(
         event = await receive(follower)
         count += 1
         room_id = getattr(event, "room_id", None)
-        is_first_of_room = room_id not in rooms  # the check begins with it
+        is_first_of_room = room_id not in rooms  # the check starts with this event
         rooms.add(room_id)
         if count >= 20 and not is_done and not is_first_of_room:
             is_done = True
@@ -109,7 +109,7 @@ async def test_presence_that_is_published_twice_fails_the_check(
     publish = RealtimeService.publish_user_presence
 
     async def twice(realtime: RealtimeService, user_id: UUID, is_online: bool) -> None:
-        await publish(realtime, loaded.users[-8], False)  # of the talkers, before whom come the typists and guests
+        await publish(realtime, loaded.users[-8], False)  # a talker: typists and guests come first
         await publish(realtime, user_id, is_online)
 
     monkeypatch.setattr(RealtimeService, "publish_user_presence", twice)
@@ -268,12 +268,12 @@ async def test_subscribers_without_messages_fail_the_check_in_time(
 
 
 @pytest.fixture
-def patient_cache(loaded: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine an answer may be later than the deadline, and then the cache is not asked for a second."""
+def long_cache_deadline(loaded: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer past the deadline, as on a busy machine, the cache is not used for a second."""
     monkeypatch.setattr(loaded.hub.cache, "_deadline_seconds", HANGS_AFTER_SECONDS)
 
 
-@pytest.mark.usefixtures("patient_cache")
+@pytest.mark.usefixtures("long_cache_deadline")
 async def test_most_pages_come_from_the_cache_and_equal_the_stored_ones(loaded: Context, section: Section) -> None:
     await read_cached_pages(loaded, section)
     assert section.checks[CACHED].ok
@@ -281,7 +281,7 @@ async def test_most_pages_come_from_the_cache_and_equal_the_stored_ones(loaded: 
     assert read["newest pages read"] / 2 < read["newest pages from the cache"] < read["newest pages read"]
 
 
-@pytest.mark.usefixtures("patient_cache")
+@pytest.mark.usefixtures("long_cache_deadline")
 async def test_cache_that_misses_changes_fails_the_check(
     loaded: Context, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ async def test_deleted_message_stays_as_a_tombstone(hub: Hub, pool: Pool, ada: U
     assert await log_of(pool, room.id) == ["joined", "sent", "deleted"]
 
 
-async def test_moderator_but_no_member_changes_messages_of_others(
+async def test_moderator_changes_messages_of_others_and_a_member_does_not(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)

@@ -1,4 +1,4 @@
-"""Rows that another program wrote: times that Python cannot hold, and payloads that are not hubbub's."""
+"""Rows of other programs: times outside Python's range, and payloads that hubbub does not write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMES = {
     "294276-01-01 00:00:00+00": LAST,
 }
 
-# Beyond these, a float does not hold the microseconds since 1970.
+# Beyond these times a float cannot hold the microseconds since 1970.
 BOUNDS = ("1699-12-31 23:59:59", "1700-01-01 00:00:00", "2199-12-31 23:59:59", "2200-01-01 00:00:00")
 
 
@@ -60,7 +60,7 @@ async def test_times_that_python_cannot_hold_are_read_as_the_nearest(
         f"UPDATE rooms SET created_at = '{stored}', updated_at = '{stored}'",
         f"UPDATE room_users SET joined_at = '{stored}'",
         f"UPDATE users SET created_at = '{stored}', updated_at = '{stored}', last_seen = '{stored}'",
-        # Read where rooms are distributed, in place of last_seen of users.
+        # Where rooms are distributed, this is read in place of last_seen of users.
         f"INSERT INTO hubbub_presence (user_id, is_online, last_seen) SELECT id, false, '{stored}' FROM users",
     )
     page = await hub.messages.page(room.id)

@@ -66,7 +66,7 @@ async def test_transaction_reads_its_own_state_of_the_log(hub: Hub, room: Room, 
 async def test_entry_of_an_unknown_kind_is_passed_over(
     hub: Hub, postgres_settings: PostgresSettings, room: Room, ada: User
 ) -> None:
-    """While processes are updated one by one, an older one reads what a newer one has written."""
+    """During a rolling update, a process of the old version reads entries of the new version."""
     owner = await connect(postgres_settings)
     await owner.execute("ALTER TABLE room_events DROP CONSTRAINT room_events_kind_check")
     await owner.execute(
@@ -115,7 +115,7 @@ async def test_unusable_cursor_room_or_limit_is_refused(hub: Hub, room: Room, ad
 
 
 async def test_made_up_cursor_shows_nothing_of_the_log(hub: Hub, room: Room, ada: User) -> None:
-    """A cursor of the right form and room needs the mark of its entry as well."""
+    """A cursor with the right form and room also needs the mark of its entry."""
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(number)) for number in range(10)])
     for seq in (1, 2, 11, 12, 2**31, 2**63 - 1):
         for made_up in (bytes(8), b"made-up!"):
@@ -158,7 +158,7 @@ PURGE = Statement("test.purge", int, "DELETE FROM messages WHERE room_id = $1")
 
 @pytest.fixture
 async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """A connection that may delete messages, which the role of hubbub may not."""
+    """A connection that may delete messages, unlike the role of hubbub."""
     pool = Pool(postgres_settings)
     await pool.open()
     yield pool
@@ -166,7 +166,7 @@ async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 
 
 async def test_log_with_purged_messages_can_be_read(hub: Hub, owner: Pool, room: Room, ada: User) -> None:
-    """An application may purge messages by its own SQL. The log then passes over their events as well."""
+    """An application may purge messages by its own SQL. The log then skips their events as well."""
     head = await fill(hub, room, ada)
     await owner.execute(PURGE, room.id)
     assert [entry.seq for entry in found(await hub.messages.since(room.id, None))] == [1]

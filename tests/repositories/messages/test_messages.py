@@ -60,7 +60,7 @@ async def test_unusable_content_is_refused_and_takes_no_seq(
 @pytest.mark.parametrize(
     ("message_type", "metadata"), [("text", {"emoji": "1f98a"}), ("image", None), ("file", {})]
 )
-async def test_message_with_metadata_or_an_attachment_needs_no_words(
+async def test_message_with_metadata_or_an_attachment_needs_no_text(
     hub: Hub, ada: User, room: Room, message_type: str, metadata: dict[str, object] | None
 ) -> None:
     send = hub.messages.send
@@ -79,8 +79,8 @@ async def test_message_with_metadata_or_an_attachment_needs_no_words(
     assert await hub.receipts.unread_count(room.id, ada.id) == 0
 
 
-async def test_edit_that_leaves_a_text_without_words_is_refused(hub: Hub, ada: User, room: Room) -> None:
-    """Also in a transaction, which goes on."""
+async def test_edit_that_leaves_a_text_message_empty_is_refused(hub: Hub, ada: User, room: Room) -> None:
+    """In a transaction too, which remains usable."""
     sent = await hub.messages.send(room.id, ada.id, "words")
     for blank in ("", "  "):
         with pytest.raises(Invalid, match="content: must not be blank"):

@@ -1,4 +1,4 @@
-"""Replies and metadata: which replies are accepted, and whether metadata is returned as given."""
+"""Replies and metadata: the replies that are accepted, and metadata that are returned as given."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_non_member_gets_one_error_for_any_reply(hub: Hub, ada: User, bob:
 async def test_replies_to_unknown_messages_are_refused_within_a_batch(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
-    """Some reply to messages of the same batch, of which some are refused themselves."""
+    """Some drafts reply to messages of the same batch, and some of these are refused themselves."""
     good, refused, sent_before, foreign = uuid4(), uuid4(), uuid4(), await elsewhere(hub, ada)
     await hub.messages.send(room.id, ada.id, "before", id=sent_before)
 
@@ -147,7 +147,7 @@ METADATA: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("metadata", METADATA, ids=range(len(METADATA)))
 async def test_metadata_are_returned_as_given(hub: Hub, ada: User, room: Room, metadata: dict[str, Any]) -> None:
-    """As returned by a direct send, by a shared statement, and as read from the table."""
+    """Returned by a direct send, returned by a shared statement, and read from the table."""
     alone = await hub.messages.send(room.id, ada.id, "alone", metadata=MappingProxyType(metadata))
     together = await asyncio.gather(
         *(hub.messages.send(room.id, ada.id, "together", metadata=metadata) for _ in range(3))

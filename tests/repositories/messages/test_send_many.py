@@ -1,4 +1,4 @@
-"""Calls of `send_many`: all messages or none, in their order, and safe to repeat."""
+"""Calls of `send_many` store all messages or none, keep their order, and are safe to repeat."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ async def test_messages_of_a_cancelled_send_many_are_reported_in_order(
     async with hub.transaction() as tx:
         await tx.rooms.update(room.id, description="locked")
         sending = asyncio.create_task(messages.send_many(many))
-        while pool.idle:  # noqa: ASYNC110 - until its statement is on its way
+        while pool.idle:  # noqa: ASYNC110 - until its statement is in flight
             await asyncio.sleep(0)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -40,7 +40,7 @@ async def add_users(hub: Hub, room: Room, count: int) -> list[User]:
 
 
 async def commits(pool: Pool, hub: Hub) -> int:
-    """How many transactions have written messages so far. Messages of one commit share an xmin."""
+    """The number of transactions that have written messages. Messages of one commit share an xmin."""
     connection = await connect(hub.settings.postgres)
     try:
         return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM messages"))
@@ -109,7 +109,7 @@ async def test_each_draft_of_a_batch_has_its_own_outcome(
 async def test_one_draft_that_cannot_be_stored_fails_alone(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
-    """A CHECK that `inputs` does not know stands for any unforeseen refusal of the database."""
+    """A CHECK that is unknown to `inputs` stands for any unforeseen refusal by the database."""
     connection = await connect(postgres_settings)
     await connection.execute(
         "ALTER TABLE messages ADD CONSTRAINT messages_seq_check2 CHECK (content NOT LIKE 'bad%')"
@@ -159,7 +159,7 @@ async def test_two_processes_send_into_the_same_rooms(hub: Hub, pool: Pool, ada:
 async def test_send_whose_answer_was_lost_is_recognised_on_the_retry(
     hub: Hub, administrator: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
-    # Past a pooler, which refuses a client whose session has just been ended.
+    # Without a pooler, which refuses a client whose session has just ended.
     admin = await connect(replace(administrator, database=hub.settings.postgres.database))
     ids = [uuid4() for _ in range(100)]
 
@@ -219,7 +219,7 @@ async def test_waiting_sender_ends_at_its_deadline_and_knows_whether_it_was_in_f
             )
         refused = [result for result in results if isinstance(result, Unavailable)]
         assert len(refused) == 5
-        assert refused[0].outcome_unknown  # in flight at its deadline; the others waited behind it
+        assert refused[0].outcome_unknown  # in flight at its deadline, and the others waited behind it
         await hub.messages.send(room.id, ada.id, "after")
         page = await hub.messages.page(room.id)
         may_be_there = {f"message {n}" for n, one in enumerate(refused) if one.outcome_unknown}
@@ -269,7 +269,7 @@ async def test_close_ends_while_senders_go_on(settings: Settings, ada: User, roo
             await hub.messages.send(room.id, ada.id, "and on")
             sent += 1
 
-    # Waiting for the deadline, or for the senders, would take longer than the suite allows a test.
+    # To wait for the deadline or for the senders would exceed the suite's limit for a test.
     long = replace(settings, postgres=replace(settings.postgres, deadline_seconds=600))
     async with Hub(long) as closing:
         senders = [asyncio.create_task(send_for_ever(closing)) for _ in range(10)]
@@ -312,8 +312,7 @@ async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: 
 async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
-    """A message that breaks a rule makes the writer go on by halves. Then the server runs out of disk in one
-    half."""
+    """A message that breaks a rule makes the writer split the batch. In one half the server runs out of disk."""
     connection = await connect(postgres_settings)
     await connection.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -370,7 +369,7 @@ async def test_error_of_a_listener_does_not_fail_a_send(pool: Pool, ada: User, r
         sent = await asyncio.gather(*(writing.send(draft) for draft in drafts))
         assert [message.content for message in sent] == [draft.content for draft in drafts]
     assert set(reported) == {"an action after a COMMIT failed"}
-    assert len(reported) >= 4  # of the first and of the others, each time
+    assert len(reported) >= 4  # the first and the others, each time
 
 
 async def test_senders_are_answered_when_every_task_of_the_loop_is_cancelled(

@@ -1,4 +1,4 @@
-"""Batches of messages: the effect of a locked room, a repeated id or a cancelled sender on the others."""
+"""Batches of messages: effects of a locked room, a repeated id or a cancelled sender on the other senders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Recorded(Pool):
-    """Records the name and the deadline of each statement."""
+    """A pool that records the name and the deadline of each statement."""
 
     def __init__(self, settings: PostgresSettings) -> None:
         super().__init__(settings)
@@ -57,7 +57,7 @@ async def recorded(settings: Settings) -> AsyncIterator[Recorded]:
 
 
 def drafts(user: User, *rooms: Room) -> list[Draft]:
-    """One draft per room, whose content is its number in the list."""
+    """One draft per room. Its content is its number in the list."""
     return [Draft(uuid4(), room.id, user.id, f"{n}", MessageType.TEXT) for n, room in enumerate(rooms)]
 
 
@@ -79,7 +79,7 @@ async def test_locked_room_does_not_hold_up_the_rest_of_its_batch(
         stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(3)]
         elsewhere = [asyncio.create_task(hub.messages.send(other.id, ada.id, "elsewhere")) for other in others]
         stuck += [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(3, 6)]
-        await asyncio.gather(first, *elsewhere)  # each would fail at the deadline that it shares with the stuck
+        await asyncio.gather(first, *elsewhere)  # otherwise each would fail at the deadline of the stuck statement
         assert not any(send.done() for send in stuck)
     sent = await asyncio.gather(*stuck)
     assert [(message.content, message.seq) for message in sent] == [(f"{n}", n + 3) for n in range(6)]
@@ -101,7 +101,7 @@ async def test_wait_for_a_locked_room_leaves_time_for_the_other_rooms(
 async def test_sender_that_waits_for_a_locked_room_can_be_cancelled(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
-    """Senders are cancelled while the room is locked: messages in flight may be sent, and the log has no gap."""
+    """Senders are cancelled while the room is locked. Messages in flight may be sent, and the log has no gap."""
     [other] = await make_rooms(hub, ada, 1)
     async with hub.transaction() as tx:
         await tx.messages.send(room.id, ada.id, "locked")
@@ -122,7 +122,7 @@ TOUCH = Statement("test.touch", int, "UPDATE rooms SET description = 'locked' WH
 
 
 class LockingPool(Recorded):
-    """Locks a room before the second of four statements that send, and unlocks it before the fourth."""
+    """A pool that locks a room before the second of four sending statements, and unlocks it before the fourth."""
 
     def __init__(self, settings: PostgresSettings, locked: Room) -> None:
         super().__init__(settings)
@@ -201,7 +201,7 @@ async def test_ids_are_not_looked_up_when_none_was_repeated(recorded: Recorded, 
 
 
 async def test_every_sender_gets_its_first_message_under_many_retries(hub: Hub, pool: Pool, ada: User) -> None:
-    """Two processes repeat each other's sends, and one id is used again for another message."""
+    """Two processes repeat each other's sends, and one id is reused for a different message."""
     rooms = await make_rooms(hub, ada, 5)
     pick = random.Random(11)
     ids = [uuid4() for _ in range(120)]

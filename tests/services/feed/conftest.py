@@ -9,20 +9,20 @@ import pytest
 from hubbub import Hub, Options, PostgresSettings, Settings
 from hubbub.postgres import Pool
 
-# Longer than any test: all that is delivered was announced.
+# Longer than any test, so that everything that is delivered was announced.
 NO_HEARTBEAT = Options(follow_heartbeat_seconds=600)
 FAST_HEARTBEAT = Options(follow_heartbeat_seconds=0.05)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings with time to connect: on a busy machine twenty connections at once may take longer than 2 s."""
+    """Settings with a long connect timeout. On a busy machine twenty connections at once may take over 2 s."""
     return replace(settings, postgres=replace(settings.postgres, connect_timeout_seconds=30))
 
 
 @pytest.fixture
 async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """A pool of the owner of the tables. It may lock them, and delete rows that a restored database has lost."""
+    """A pool of the owner of the tables, who may lock them and delete rows that a restored database has lost."""
     pool = Pool(postgres_settings)
     await pool.open()
     yield pool
@@ -31,13 +31,13 @@ async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def options() -> Options:
-    """The options of `hub` and `elsewhere`; a module of tests may have its own."""
+    """The options of `hub` and `elsewhere`. A test module may have its own."""
     return NO_HEARTBEAT
 
 
 @pytest.fixture
 async def hub(settings: Settings, options: Options, no_task_is_left: None) -> AsyncIterator[Hub]:
-    """A process of the chat that compares no heads: all that it delivers live was announced."""
+    """A process of the chat that compares no heads, so that everything it delivers live was announced."""
     async with Hub(settings, options=options) as hub:
         yield hub
 
@@ -58,9 +58,9 @@ async def comparing(settings: Settings, no_task_is_left: None) -> AsyncIterator[
 
 @pytest.fixture
 async def without_redis(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
-    """A process that cannot reach Redis: its changes are not announced."""
+    """A process that cannot reach Redis, so that its changes are not announced."""
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound, and not listened on
+        closed.bind(("127.0.0.1", 0))  # bound and not listening
         redis = replace(
             settings.redis, host="127.0.0.1", port=closed.getsockname()[1], connect_timeout_seconds=0.2
         )

@@ -1,4 +1,4 @@
-"""Reads followers, and logs by page, for tests that compare them."""
+"""Functions that read followers, and logs by page, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_at(seq: int, room_id: UUID | None = None) -> Callable[[FeedEvent], bool]:
 
 
 def seqs(events: list[FeedEvent]) -> list[int]:
-    """The seqs of events. All of them have to be entries of a log."""
+    """The seqs of events, all of which have to be entries of a log."""
     return [entry.seq for entry in entries(events)]
 
 
@@ -61,13 +61,13 @@ async def log_of(hub: Hub, room_id: UUID, cursor: str | None = None, limit: int 
 
 
 def open_in(hub: Hub) -> tuple[int, int]:
-    """How many followers and followed rooms the process has."""
+    """The numbers of followers and of followed rooms in the process."""
     feed = hub._feed
     return sum(len(followers) for followers in feed._followers._users.values()), len(feed._rooms._rooms)
 
 
 async def until_live(hub: Hub) -> None:
-    """Wait until each followed room is subscribed to, and its head was compared after that."""
+    """Wait until each followed room is subscribed, and its head was compared after that."""
     rooms, subscriptions = hub._feed._rooms, hub._subscriptions
     names = [room_channel(room_id).encode() for room_id in rooms._rooms]
     await until(lambda: all(subscriptions.is_live(name) for name in names))

@@ -1,4 +1,4 @@
-"""Announcements while a server of several does not answer."""
+"""Announcements while one of several servers does not answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waiting import until
 
 
 class Servers:
-    """In place of the connection to a cluster. Its primary A answers only when told, and B at once."""
+    """Stands in for the connection to a cluster. Primary A answers when the test allows it, and B at once."""
 
     is_cluster = True
 
@@ -50,7 +50,7 @@ async def test_server_that_does_not_answer_holds_up_no_room_of_another() -> None
         await until(lambda number=number: len(servers.published) == 2 * number)  # type: ignore[misc]
     assert sorted(servers.published) == sorted([[room_channel(hung)], [room_channel(other)]] * MAX_PUBLISHING)
     servers.published.clear()
-    for _ in range(2):  # what the hung server is sent waits, and becomes one
+    for _ in range(2):  # commands for the hung server wait, and become one
         announcements.room_touched(hung)
         announcements.room_touched(other)
         announcements.users_joined([user_id])

@@ -1,4 +1,4 @@
-"""The cursors that a feed gives its client: those of quiet rooms too, and what a client that returns receives."""
+"""The cursors of a feed, including those of quiet rooms, and the events of a client that returns with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.feed.reading import entries, log_of, resync, seqs, take
 from services.feed.test_rewound import rewind
 
 
-async def test_client_that_heard_nothing_misses_nothing(hub: Hub, room: Room, ada: User, bob: User) -> None:
+async def test_client_that_received_nothing_misses_nothing(hub: Hub, room: Room, ada: User, bob: User) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     await hub.messages.send(room.id, ada.id, "old")
     async with hub.follow(ada.id) as feed:
@@ -22,8 +22,8 @@ async def test_client_that_heard_nothing_misses_nothing(hub: Hub, room: Room, ad
         assert again.cursors == {quiet.id: sent[2].cursor, room.id: sent[1].cursor}
 
 
-async def test_cursors_move_with_what_was_read(hub: Hub, room: Room, ada: User) -> None:
-    """Not with what waits in the buffer."""
+async def test_cursors_move_with_read_events(hub: Hub, room: Room, ada: User) -> None:
+    """Events that wait in the buffer do not move them."""
     async with hub.follow(ada.id, after={room.id: None}) as feed:
         sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(3)]
         (first,) = entries(await take(feed))

@@ -1,4 +1,4 @@
-"""Typing, presence, read marks and profiles in a feed, for followers that want them, in the rooms they follow."""
+"""Typing, presence, read marks and profiles in a feed, for followers with these options, in their rooms."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_typing_is_delivered_among_the_messages_of_the_room(
         await elsewhere.typing.start(room.id, bob.id)
         assert await take(feed) == [TypingChanged(room.id, bob.id, is_typing=True)]
         sent = await elsewhere.messages.send(room.id, bob.id, "there")
-        events = await take(feed, 2)  # sending stops typing, in an order of its own
+        events = await take(feed, 2)  # sending stops typing, in any order
         assert TypingChanged(room.id, bob.id, is_typing=False) in events
         assert [event.message for event in events if isinstance(event, MessageSent)] == [sent]
 
@@ -143,7 +143,7 @@ async def test_removed_member_who_is_behind_gets_no_typing(
         for number in range(5):
             await hub.messages.send(room.id, ada.id, str(number))
         await hub.room_users.remove(room.id, bob.id)
-        await take(removed, 2)  # and has space again
+        await take(removed, 2)  # so that it has space again
         await take(member, 6)
         await elsewhere.typing.start(room.id, ada.id)
         assert await take(member) == [TypingChanged(room.id, ada.id, is_typing=True)]
@@ -154,7 +154,7 @@ async def test_removed_member_who_is_behind_gets_no_typing(
 async def test_removed_member_who_is_behind_gets_no_presence(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
-    """Until the user has joined again, however far the follower has read."""
+    """This holds until the user has joined again, however far the follower has read."""
     await hub.room_users.add(room.id, bob.id)
     async with (
         hub.follow(ada.id, presence=True) as member,
@@ -163,10 +163,10 @@ async def test_removed_member_who_is_behind_gets_no_presence(
         await are_subscribed(administrator_of_redis, PRESENCE_CHANNEL)
         for number in range(5):
             await hub.messages.send(room.id, ada.id, str(number))
-        await take(removed, 3)  # and has space again
+        await take(removed, 3)  # so that it has space again
         await take(member, 5)
         await elsewhere.realtime.publish_user_presence(ada.id, True)
-        for one in (member, removed):  # also the one that is behind, and still a member
+        for one in (member, removed):  # including one that is behind and still a member
             assert await take(one) == [PresenceChanged(ada.id, is_online=True)]
         await hub.room_users.remove(room.id, bob.id)
         assert [type(event) for event in await take(member)] == [MemberLeft]
@@ -211,7 +211,7 @@ async def join_many(hub: Hub, room: Room, count: int) -> list[User]:
     return users
 
 
-async def test_read_mark_reaches_other_devices_and_those_to_whom_the_room_shows_receipts(
+async def test_read_mark_reaches_own_devices_and_members_to_whom_the_room_shows_receipts(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -281,7 +281,7 @@ async def test_read_marks_of_one_commit_are_announced_together_and_after_it(
             assert recording.announced == announced + 1
 
 
-async def test_profile_reaches_own_devices_and_those_who_share_a_room(
+async def test_profile_reaches_own_devices_and_users_who_share_a_room(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     stranger = await hub.users.create("stranger@example.org", "stranger", "!")
@@ -292,7 +292,7 @@ async def test_profile_reaches_own_devices_and_those_who_share_a_room(
         elsewhere.follow(stranger.id, profiles=True) as other,
     ):
         await asyncio.gather(until_live(hub), until_live(elsewhere))
-        await hub.users.update_profile(bob.id, email="robert@example.org")  # not shown to others
+        await hub.users.update_profile(bob.id, email="robert@example.org")  # other people do not see it
         await hub.users.update_profile(bob.id, username="robert", avatar_url="/robert.png")
         for feed in (member, device):
             assert await take(feed) == [ProfileChanged(bob.id, "robert", "/robert.png")]
@@ -304,7 +304,7 @@ async def test_profile_reaches_own_devices_and_those_who_share_a_room(
         assert await take(other) == [ProfileChanged(stranger.id, "odd", None)]
 
 
-async def test_forged_read_mark_and_profile_are_not_believed(
+async def test_forged_read_mark_and_profile_are_ignored(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -326,10 +326,10 @@ async def test_forged_read_mark_and_profile_are_not_believed(
         assert ReadMarkChanged(room.id, bob.id, sent.seq) in events
 
 
-async def test_feed_of_a_client_that_just_came_has_no_missed_before_its_first_event(
+async def test_feed_of_a_new_client_has_no_missed_before_its_first_event(
     hub: Hub, elsewhere: Hub, room: Room, ada: User
 ) -> None:
-    for _ in range(3):  # each is the first follower of the room in this process
+    for _ in range(3):  # each time the first follower of the room in this process
         async with elsewhere.follow(ada.id, read_marks=True, profiles=True) as feed:
             await hub.users.update_profile(ada.id, display_name="Ada")
             sent = await hub.messages.send(room.id, ada.id, "hello")

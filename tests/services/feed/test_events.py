@@ -1,4 +1,4 @@
-"""Every kind of event: as it happens, in its own process and in another one, and when it is caught up with."""
+"""Every kind of event, live in its own process and in another one, and when a follower catches up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.feed.reading import entries, is_at, log_of, seqs, take, take_until
 
 
 async def do_everything(hub: Hub, room: Room, ada: User, bob: User) -> int:
-    """Thirteen entries of the log; the head after them."""
+    """Append thirteen entries to the log. Returns the head."""
     first = await hub.messages.send(room.id, ada.id, "one")
     await hub.room_users.add(room.id, bob.id)
     answer = await hub.messages.send(room.id, bob.id, "two", reply_to=first.id, metadata={"mood": "glad"})
@@ -70,7 +70,7 @@ async def test_live_and_late_followers_in_both_processes_receive_every_kind_of_e
 
 
 def but_for_content(event: FeedEvent) -> FeedEvent:
-    """Without what a later edit or deletion changes in the message of an earlier event."""
+    """The events without those parts of a message that a later edit or deletion changes."""
     if not isinstance(event, MessageSent | events.MessageEdited | events.MessageDeleted):
         return event
     message = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""Announcements that are lost, repeated or forged delay an event until the next heartbeat, and cost none."""
+"""Lost, repeated or forged announcements delay an event at most until the next heartbeat, and lose none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def two(settings: Settings, own_server: Server, no_task_is_left: None) -> 
 
 
 async def keep_sending(hub: Hub, room: Room, user: User, is_over: asyncio.Event) -> int:
-    """Send and edit until it is over; how many entries of the log that made."""
+    """Send and edit until the test sets the event. Returns the number of entries."""
     made = 0
     while not is_over.is_set():
         sent = await hub.messages.send(room.id, user.id, f"message {made}")
@@ -129,7 +129,7 @@ async def test_unannounced_join_is_found_by_digest(
 async def test_unannounced_leave_and_rejoin_are_delivered(
     comparing: Hub, without_redis: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """Bob is in the same rooms as before whenever the memberships are read."""
+    """Whenever the memberships are read, Bob is in the same rooms as before."""
     await comparing.room_users.add(room.id, bob.id)
     async with comparing.follow(bob.id) as feed:
         for _ in range(3):
@@ -160,7 +160,7 @@ def payload(*messages: Message) -> bytes:
 
 
 def signed(hub: Hub, *messages: Message) -> bytes:
-    """As a process of the same database announces them."""
+    """The payload as a process of the same database signs it."""
     return sign(hub._feed._announcements._key, payload(*messages))
 
 
@@ -173,7 +173,7 @@ def forged(room: Room, user: User, seq: int, message_id: UUID | None = None) -> 
 
 @pytest.fixture
 async def publisher(connection: Connection) -> Connection:
-    """A client of Redis that publishes announcements of its own, as any may."""
+    """A client of Redis that publishes its own announcements, as any client can."""
     return connection
 
 
@@ -281,7 +281,7 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
         rooms, reads = elsewhere._feed._rooms, 0
-        # The comparison after subscribing may find a message before its announcement comes.
+        # The comparison after subscribing may find a message before its announcement.
         await until(lambda: rooms._rooms[room.id].position.mark != NOT_SEEN)
         really = rooms._logs.read
 
@@ -296,7 +296,7 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
         for number in range(10):
             sent = await hub.messages.send(room.id, ada.id, str(number))
             assert seqs(await take(feed)) == [sent.seq]
-        # A comparison of heads may find a message before its announcement comes, and read once more.
+        # A comparison of heads may find a message before its announcement, and read once more.
         assert reads < 4
 
 

@@ -1,4 +1,4 @@
-"""Rows that hubbub does not write: no value in them keeps the feed of any room from working."""
+"""Rows of other programs. No value in them breaks the feed of any room."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_odd_time_is_delivered_and_disturbs_no_room(
 async def test_entry_that_cannot_be_read_is_passed_over(
     comparing: Hub, pool: Pool, room: Room, ada: User, bob: User, payload: str, buffer: int
 ) -> None:
-    """Also where it is alone on its page."""
+    """Even if it is alone on its page."""
     await comparing.room_users.add(room.id, bob.id)
     await comparing.room_users.set_role(room.id, bob.id, Role.MODERATOR)
     sent = await comparing.messages.send(room.id, ada.id, "odd")

@@ -1,4 +1,4 @@
-"""PostgreSQL is down, frozen, out of connections or slow. Followers wait for it and go on."""
+"""PostgreSQL is down, frozen, slow or has no free connection. Followers wait for it and continue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from waiting import until
 async def fragile() -> AsyncIterator[FragileServers]:
     folder = Path(
         tempfile.mkdtemp(prefix="hubbub-feed-")
-    )  # the account of the servers may not enter that of pytest
+    )  # the account of the servers may not enter pytest's folder
     servers = FragileServers(folder)
     await migrations.up((await servers.start()).postgres)
     yield servers
@@ -38,7 +38,7 @@ async def keep_sending(hub: Hub, room: Room, user: User, is_over: asyncio.Event)
         try:
             await hub.messages.send(room.id, user.id, "still here?")
         except Unavailable:
-            await asyncio.sleep(0.01)  # as a client that tries again
+            await asyncio.sleep(0.01)  # like a client that tries again
 
 
 async def test_followers_go_on_after_postgresql_was_frozen_killed_and_restarted(fragile: FragileServers) -> None:
@@ -137,7 +137,7 @@ async def test_follow_can_be_repeated_after_it_raised_unavailable(
 async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
     comparing: Hub, without_redis: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The room looks rewound, and is gone when its head is read."""
+    """The room looks rewound, and is deleted when its head is read."""
     other = await comparing.rooms.create("other", created_by=ada.id)
     rooms = comparing._feed._rooms
     really = rooms._logs.heads
@@ -164,7 +164,7 @@ async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
 async def test_unexpected_error_of_comparing_is_reported_and_comparing_goes_on(
     comparing: Hub, without_redis: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No statement of the comparing is known to raise one, so the method does."""
+    """No statement of the comparison is known to raise one, so the method does."""
 
     async def fail(_: FollowedRooms) -> None:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Messages that the retention of an application has deleted: followers skip them and wait for new ones."""
+"""Messages that were deleted by the retention of an application. Followers skip them and wait for new ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_log_with_purged_end_is_read_to_its_head_once(
 async def test_entries_purged_before_they_were_announced_are_skipped(
     comparing: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """The next entry, which is not announced, is no sign of a rewound log."""
+    """The next entry, which is not announced, is not a sign of a rewound log."""
     async with comparing.follow(ada.id) as feed:
         waiting = asyncio.create_task(take(feed))
         followed = feed.positions[room.id].room
@@ -61,7 +61,7 @@ async def test_polling_client_reaches_the_head_of_a_purged_log(
 async def test_cursor_of_resync_at_purged_head_gives_no_second_resync(
     hub: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """There is no entry at the cursor that they go on from, and there will be none."""
+    """There is no entry at the cursor from which they continue, and there will be none."""
     lost = (await send_many(hub, room, ada, 9))[-1].cursor
     await pool.execute(PURGE, room.id)
     (event,) = (await hub.messages.since(room.id, lost)).items
@@ -107,7 +107,7 @@ async def test_follower_goes_on_from_the_edit_of_a_purged_message(
 async def test_cursor_at_purged_seq_gives_a_resync_after_a_rewind(
     hub: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User, grown: int
 ) -> None:
-    """For live followers and for those that come back, however far the log has grown since."""
+    """This holds for live and for returning followers, however far the log has grown since."""
     lost = (await send_many(hub, room, ada, 9))[-1].cursor
     await pool.execute(PURGE, room.id)
     head = (await hub.messages.since(room.id, lost)).cursor

@@ -1,4 +1,4 @@
-"""Followers that come and go while messages are sent."""
+"""Followers start and end while messages are sent."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_no_entry_is_skipped_or_repeated_between_catching_up_and_live(
     await asyncio.gather(*sending)
     for one in (hub, elsewhere):
         assert open_in(one) == (0, 0)
-        # A reading that was under way for the last follower ends with its statement.
+        # A read for the last follower that is in progress ends with its statement.
         await until(lambda one=one: not one._feed._rooms._reading)  # type: ignore[misc]
 
 
@@ -106,7 +106,7 @@ async def test_new_follower_receives_the_log_after_the_last_one_left_during_a_re
 async def test_change_announced_while_a_read_ends_is_read_too(
     hub: Hub, without_redis: Hub, room: Room, ada: User
 ) -> None:
-    """Heads are not compared here: an announcement that started no read would be lost."""
+    """Heads are not compared here, so an announcement that starts no read would be lost."""
     async with hub.follow(ada.id) as feed:
         followed = hub._feed._rooms._rooms[room.id]
         for turns in range(60):
@@ -125,7 +125,7 @@ async def test_change_announced_while_a_read_ends_is_read_too(
 async def test_member_who_joins_and_leaves_repeatedly_receives_whole_visits(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """Each visit begins with the joining and ends with the leaving, and no entry is delivered twice."""
+    """Each visit begins with the join and ends with the leave, and no entry is delivered twice."""
     is_over = asyncio.Event()
     chance = random.Random(3)
     sending = asyncio.create_task(keep_sending(elsewhere, room, ada, is_over, chance))
@@ -197,11 +197,11 @@ async def test_next_leave_is_delivered_from_the_log_after_an_absence_while_behin
 async def test_absence_unnoticed_by_the_process_is_delivered_as_leave_and_join(
     hub: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    """A lookup for the announced joining finds nothing new, if it comes before the leaving was received."""
+    """A lookup for the announced join finds no change if it runs before the leave was received."""
     unannounced = RoomUsers(pool)
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id) as feed:
-        await until_live(hub)  # a comparison of heads could find the leaving before the lookup
+        await until_live(hub)  # a comparison of heads could find the leave before the lookup
         await unannounced.remove(room.id, bob.id)
         await unannounced.add(room.id, bob.id)
         await hub._feed._followers.update([bob.id])
@@ -234,7 +234,7 @@ async def test_memberships_that_change_while_a_follower_enters_are_noticed(
 async def test_member_removed_while_their_follower_enters_receives_the_leaving_and_nothing_later(
     settings: Settings, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch, is_behind: bool
 ) -> None:
-    """At the end of the log, and with a cursor from which it is not read on."""
+    """The follower starts at the end of the log, or with a cursor from which nothing is read."""
     async with Hub(settings, options=replace(NO_HEARTBEAT, follow_at_most_behind=3)) as hub:
         await hub.room_users.add(room.id, bob.id)
         sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(6)]

@@ -1,4 +1,4 @@
-"""How a follower is read: slowly, with interruptions, by two readers at once, while it ends."""
+"""Reading a follower: slowly, with interruptions, by two readers at once, and while it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from waiting import HANGS_AFTER_SECONDS, until
 
 
 async def send_many(hub: Hub, room: Room, user: User, count: int) -> int:
-    """Send so many messages; the seq of the last."""
+    """Send `count` messages. Returns the seq of the last one."""
     sent = await hub.messages.send_many(room.id, user.id, [NewMessage(str(number)) for number in range(count)])
     return sent[-1].seq
 
@@ -91,7 +91,7 @@ async def test_reader_cancelled_repeatedly_loses_and_repeats_nothing(
                 (outcome,) = await asyncio.gather(reading, return_exceptions=True)
                 if isinstance(outcome, asyncio.CancelledError):
                     cancelled += 1
-                    if chance.random() < 0.02:  # now and then a read may finish
+                    if chance.random() < 0.02:  # a few reads may finish
                         received += await take(feed)
                 else:
                     assert not isinstance(outcome, BaseException), outcome
@@ -112,13 +112,13 @@ LONGEST = "\N{GRINNING FACE}" * CONTENT_LENGTH  # 80 kB as UTF-8, and in memory
 
 
 async def send_long(hub: Hub, room: Room, user: User, count: int) -> int:
-    """Send so many messages of the greatest length, with metadata; the seq of the last."""
+    """Send `count` messages of the greatest length, with metadata. Returns the seq of the last one."""
     news = [NewMessage(LONGEST, metadata={"size": [number] * 1_000}) for number in range(count)]
     return (await hub.messages.send_many(room.id, user.id, news))[-1].seq
 
 
 def held(feed: Follower) -> int:
-    """The bytes of the messages that wait unread."""
+    """The size of the unread messages in bytes."""
     messages = (event.message for event in feed.inbox.events if isinstance(event, MessageSent))
     return sum(len(message.content.encode()) for message in messages)
 
@@ -244,17 +244,17 @@ BACKENDS = Statement(
 async def test_close_of_hub_ends_every_iteration_while_postgresql_is_frozen(
     settings: Settings, pool: Pool, room: Room, ada: User
 ) -> None:
-    """Some wait for an event, some for PostgreSQL, but none for the deadline of a statement."""
+    """Some wait for an event and some for PostgreSQL, but none until the deadline of a statement."""
 
     async def read_all(feed: Follower) -> None:
         async for _ in feed:
             pass
 
-    # No test waits for as long as this deadline.
+    # No test takes as long as this deadline.
     settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=600))
     async with Hub(settings) as hub:
         waiting = [hub.follow(ada.id) for _ in range(3)]
-        # Each reads another number of entries, as the same ones would be read in one statement.
+        # Each reads a different number of entries, because equal reads would share one statement.
         behind = [hub.follow(ada.id, after={room.id: None}, buffer=number) for number in range(1, 13)]
         for feed in (*waiting, *behind):
             await feed.__aenter__()

@@ -1,4 +1,4 @@
-"""The real log of a large channel, sent again by many users at once, while followers come and go."""
+"""The real log of a large channel, sent again by many users at once while followers start and end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hubbub.log_checks import LogEntry, seq_errors
 from services.feed.reading import entries, take
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
-# The whole log in `make faults`, else its beginning.
+# The whole log in `make faults`, otherwise its beginning.
 LINES = None if IS_FULL else 3_000
 SENDERS = 40
 
@@ -37,7 +37,7 @@ def lines() -> Iterator[Line]:
 
 
 def lines_by_user() -> dict[str, list[Line]]:
-    """The lines of each nickname, with a join before the first message and leaves of members alone."""
+    """The lines of each nickname, with a join before the first message and only leaves of members."""
     done: dict[str, list[Line]] = defaultdict(list)
     inside: set[str] = set()
     for line in lines():
@@ -64,9 +64,9 @@ def line_of(event: LogEvent, names: dict[UUID, str]) -> Line:
 
 
 def is_as_done(history: Sequence[LogEvent], done: dict[str, list[Line]], names: dict[UUID, str]) -> bool:
-    """Whether the log has no hole, and the entries of each user are those that the user made, in that order.
+    """Whether the log has no hole, and has the entries that each user made, in the same order.
 
-    The first entry is the joining of Ada, who made the room.
+    The first entry is the join of Ada, who created the room.
     """
     received: dict[str, list[Line]] = defaultdict(list)
     for event in history[1:]:
@@ -77,7 +77,7 @@ def is_as_done(history: Sequence[LogEvent], done: dict[str, list[Line]], names: 
 
 @pytest.fixture
 def options() -> Options:
-    """A follower that comes back here has missed any number of entries."""
+    """A returning follower may have missed any number of entries."""
     return Options(follow_heartbeat_seconds=600, follow_at_most_behind=1_000_000)
 
 
@@ -109,7 +109,7 @@ async def test_real_log_is_received_as_in_the_file(
                 await do(one, nickname, line)
 
     async def visit(one: Hub) -> list[LogEvent]:
-        """Come and go, and go on with the log where it was left."""
+        """Follow for a while, repeatedly, each time from the last cursor."""
         received: list[LogEvent] = []
         while len(received) < head:
             cursor = received[-1].cursor if received else None

@@ -1,4 +1,4 @@
-"""A log that lost its newest entries and went on, as after a restore or a failover that lost commits."""
+"""A log that lost its newest entries and grew again, as after a restore or a failover that lost commits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_live_follower_gets_a_resync_and_then_new_entries_alone(
 async def test_cursor_that_the_log_does_not_hold_gives_a_resync(
     hub: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """Also when the log ends at the cursor, or has grown past it again."""
+    """Even if the log ends at the cursor, or has grown past it again."""
     sent = await send_many(hub, room, ada, 9)
     await rewind(pool, room.id, 4)
     for grown in (0, 5, 3, 3):
@@ -82,7 +82,7 @@ async def test_page_after_a_lost_cursor_is_a_resync_alone(hub: Hub, pool: Pool, 
 async def test_rewound_log_that_grew_past_its_old_head_is_found_by_announcements(
     hub: Hub, elsewhere: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """Without a heartbeat in between, another entry at a seq that was taken before gives it away."""
+    """Without a heartbeat, the rewind shows by a different entry at a seq that was already taken."""
     async with elsewhere.follow(ada.id) as near, hub.follow(ada.id) as far:
         sent = await send_many(hub, room, ada, 9)
         for feed in (near, far):
@@ -132,7 +132,7 @@ async def test_follower_behind_the_rewound_entries_goes_on_without_resync(
 
 
 async def test_empty_log_is_followed(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
-    """Rooms that are older than the log have none, and a log may be rewound to nothing."""
+    """Rooms from before the log have no entries, and a log may be rewound to nothing."""
     cursor = (await hub.messages.since(room.id, None)).cursor
     await rewind(pool, room.id, 0)
     page = await hub.messages.since(room.id, None)

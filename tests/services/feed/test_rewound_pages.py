@@ -1,6 +1,6 @@
-"""The newest page in the cache after a rewind. A client that loads the room anew must not get a lost entry.
+"""The newest page in the cache after a rewind. A client that reloads the room must not get a lost entry.
 
-It would stay on the screen for good, as no later event takes it back.
+The entry would stay on the screen, because no later event removes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from services.feed.test_rewound import rewind, send_many
 from waiting import until_it_answers
 
 KEPT = 3
-"""The seq of the newest entry that is left: the first joining and two messages."""
+"""The seq of the newest remaining entry, after the first join and two messages."""
 
 
 async def newest_page(hub: Hub, room: Room) -> list[int]:
@@ -24,7 +24,7 @@ async def newest_page(hub: Hub, room: Room) -> list[int]:
 
 
 async def kept_in_the_cache(hub: Hub, room: Room) -> list[int]:
-    """The same, once Redis has it: a message that was sent a moment ago has made the entry before it old."""
+    """The same, once Redis has it. A message that was just sent has made the previous cache entry obsolete."""
 
     async def is_there() -> bool:
         hits = hub.cache.counts.hits

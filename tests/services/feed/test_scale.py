@@ -1,4 +1,4 @@
-"""Many followers of many rooms in one process: one subscription per room, and a bounded memory per follower."""
+"""Many followers of many rooms in one process: one subscription per room, and bounded memory per follower."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MEMBERS = Statement(
 
 
 async def enter_all(hub: Hub, pool: Pool, *, people: int, rooms: int, each: int) -> list[Follower]:
-    """Followers for so many users, each a member of `each` of the rooms."""
+    """Followers for this many users, each a member of `each` rooms."""
     for statement, number in zip(FILL, (people, rooms, each), strict=True):
         await pool.execute(statement, number)
     followers = [hub.follow(user_id) for user_id in await pool.fetch_all(PEOPLE)]

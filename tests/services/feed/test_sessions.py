@@ -1,4 +1,4 @@
-"""Feeds that end with a session, in every process."""
+"""Feeds end with their session, in every process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def delete_account(hub: Hub, user: User, token: str) -> None:
 async def test_announced_end_of_a_session_ends_its_feeds_in_every_process(
     hub: Hub, elsewhere: Hub, ada: User, bob: User, end: Callable[[Hub, User, str], Awaitable[None]]
 ) -> None:
-    """The processes compare no heads: the end was announced."""
+    """The processes compare no heads, so the end was announced."""
     token = await hub.sessions.create_session(bob.id)
     other = await hub.sessions.create_session(ada.id)
     async with (
@@ -78,7 +78,7 @@ async def test_feed_of_a_session_that_does_not_exist_is_at_its_end(
 async def test_session_that_expires_or_was_lost_ends_its_feed_at_a_heartbeat(
     settings: Settings, comparing: Hub, connection: Connection, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where they are looked up one by one."""
+    """Even if sessions are looked up one by one."""
     monkeypatch.setattr(followers, "SESSIONS_PER_WRITE", 1)
     async with Hub(settings, options=Options(session_life_seconds=1)) as short:
         expiring = await short.sessions.create_session(ada.id)

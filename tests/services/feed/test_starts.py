@@ -1,4 +1,4 @@
-"""Where a follower begins, and which rooms it follows as memberships come and go."""
+"""The starting point of a follower, and its rooms while memberships begin and end."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_cursor_too_far_behind_gives_a_resync_and_then_new_entries(
 async def test_membership_that_ended_before_reading_is_delivered_and_nothing_after(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """Only a member may enter, so the membership ends between entering and reading."""
+    """Only a member may start a follower, so the membership ends between its start and the first read."""
     await hub.room_users.add(room.id, bob.id)
     cursor = (await hub.messages.since(room.id, None)).cursor
     sent = await hub.messages.send(room.id, ada.id, "for bob")
@@ -105,7 +105,7 @@ async def test_membership_that_ended_before_reading_is_delivered_and_nothing_aft
 async def test_removed_member_who_is_behind_gets_no_edit_from_after_the_removal(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User, entries_between: int
 ) -> None:
-    """A small buffer reads small pages, which do not reach the removal."""
+    """A follower with a small buffer reads small pages, which do not reach the removal."""
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id, buffer=1) as small, hub.follow(bob.id, buffer=3) as large:
         sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(7)]
@@ -239,7 +239,7 @@ async def test_deleted_room_is_gone_in_both_processes_and_while_behind(
             assert not feed.positions
 
 
-async def test_deleted_account_leaves_every_room_and_ends_what_followed_it(
+async def test_deleted_account_leaves_every_room_and_its_followers_end(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     other = await hub.rooms.create("other", created_by=bob.id)
@@ -251,14 +251,14 @@ async def test_deleted_account_leaves_every_room_and_ends_what_followed_it(
         left = [event async for event in own]
     assert all(isinstance(event, MemberLeft) and event.user_id == bob.id for event in ends)
     assert {event.room_id for event in ends} == {room.id, other.id}
-    assert all(isinstance(event, MemberLeft) for event in left)  # those that came before the end
+    assert all(isinstance(event, MemberLeft) for event in left)  # events from before the end
 
 
 @pytest.mark.one_server("a foreign key keeps the account of a member there")
 async def test_account_deleted_by_sql_ends_its_feed_and_no_other(
     comparing: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    """An account that is deleted by SQL takes its memberships along, without an entry in a log."""
+    """An account that is deleted by SQL loses its memberships without an entry in a log."""
     await comparing.room_users.add(room.id, bob.id)
     async with comparing.follow(bob.id) as feed, comparing.follow(ada.id) as other:
         await pool.execute(DELETE_USER, bob.id)
@@ -284,7 +284,7 @@ async def test_rooms_left_or_deleted_while_away_are_gone_and_others_go_on(
 
 
 async def recreate(hub: Hub, room: Room, ada: User, bob: User) -> list[int]:
-    """Make the room again under its id. The seqs of its log."""
+    """Create the room again with the same id. Returns the seqs of its log."""
     await hub.rooms.create("again", created_by=ada.id, id=room.id)
     await hub.room_users.add(room.id, bob.id)
     return [1, 2, (await hub.messages.send(room.id, ada.id, "new")).seq]
@@ -294,7 +294,7 @@ async def recreate(hub: Hub, room: Room, ada: User, bob: User) -> list[int]:
 async def test_room_made_again_under_its_id_is_followed_from_the_joining(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User, before: int
 ) -> None:
-    """Also if the old log was longer, and more than once."""
+    """Even if the old log was longer, and more than once."""
     await hub.room_users.add(room.id, bob.id)
     for number in range(before):
         await hub.messages.send(room.id, ada.id, str(number))
@@ -370,7 +370,7 @@ async def test_short_unannounced_visit_is_delivered_after_the_next_join(
     async with hub.follow(bob.id) as feed:
         await hub.room_users.remove(room.id, bob.id)
         await take(feed)
-        await without_redis.room_users.add(room.id, bob.id)  # not announced
+        await without_redis.room_users.add(room.id, bob.id)  # without an announcement
         await without_redis.messages.send(room.id, bob.id, "just passing by")
         await without_redis.room_users.remove(room.id, bob.id)
         await without_redis.messages.send(room.id, ada.id, "not for bob")
@@ -383,7 +383,7 @@ async def test_short_unannounced_visit_is_delivered_after_the_next_join(
 async def test_position_that_ended_while_the_follower_entered_is_opened_again(
     hub: Hub, comparing: Hub, without_redis: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """The process has not received the joining yet: as far as it knows the log ends with the leaving."""
+    """The process has not received the join yet, so for it the log ends with the leave."""
     await comparing.room_users.add(room.id, bob.id)
     async with comparing.follow(ada.id) as ahead, comparing.follow(bob.id) as feed:
         await comparing.room_users.remove(room.id, bob.id)

@@ -1,4 +1,4 @@
-"""One room, several members, any changes in any order. Every follower receives the entries of a plain list."""
+"""One room, several members, any changes in any order. Every follower receives the entries of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from waiting import until
 T = TypeVar("T")
 
 PEOPLE = 3
-# An entry of the model: its kind, the user it is about, and what else does not change later.
+# An entry of the model: its kind, its user, and further values that do not change later.
 Line = tuple[str, UUID | None, str]
 
 
@@ -46,7 +46,7 @@ def line(event: LogEvent) -> Line:
 
 @dataclass
 class Following:
-    """A follower, and the seqs that it has yet to receive."""
+    """A follower, and the seqs that it still has to receive."""
 
     feed: Follower
     user_id: UUID
@@ -142,7 +142,7 @@ class Chat(RuleBasedStateMachine):
         self.run(until(lambda: all(self._knows(one) for one in self.followers if one.user_id == user_id)))
 
     def _knows(self, one: Following) -> bool:
-        """Whether the follower has noticed, or will when it reads. Shorter visits need not be delivered."""
+        """Whether the follower has noticed, or will notice by reading. Shorter visits need not be delivered."""
         followed = one.feed.positions.get(self.room.id)
         if followed is not None and followed in one.feed.inbox.behind:
             return True

@@ -1,4 +1,4 @@
-"""However many follow, and however much comes at once, other tasks of the process have their turns in between."""
+"""However many followers and events there are, other tasks of the process have their turns in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = 500
 async def followers_of(
     hub: Hub, pool: Pool, room: Room, people: int
 ) -> AsyncIterator[tuple[list[UUID], list[Follower]]]:
-    """So many followers of the room, with large buffers that are not read."""
+    """This many followers of the room, with large buffers that are not read."""
     await pool.execute(FILL[0], people)
     user_ids = await pool.fetch_all(PEOPLE)
     await hub.room_users.add_many(room.id, user_ids)
@@ -38,7 +38,7 @@ async def followers_of(
 
 
 async def most_in_a_turn(followers: list[Follower], until_each_has: int) -> int:
-    """The most events that the followers were given between two turns of this task."""
+    """The largest number of events that the followers got between two turns of this task."""
     had = most = 0
     while had < until_each_has * len(followers):
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ async def test_mass_join_does_not_hold_up_comparing_heads(
         query.statement for query in recording.queries if query.statement in ("memberships.rooms_of", "log.heads")
     ]
     runs = [len(list(run)) for statement, run in groupby(asked) if statement == "memberships.rooms_of"]
-    assert 3 <= sum(runs) <= 30  # a hundred users each, except those that a heartbeat looked at meanwhile
+    assert 3 <= sum(runs) <= 30  # a hundred users each, except users that a heartbeat has checked meanwhile
     assert max(runs) <= 2
 
 
@@ -131,7 +131,7 @@ async def test_follower_that_is_closed_while_it_enters_leaves_nothing(
         await hub.rooms.create(f"room {number}", created_by=ada.id)
     feed = hub.follow(ada.id)
     entering = asyncio.create_task(feed.__aenter__())
-    while len(feed.positions) < 5:  # noqa: ASYNC110 - it is closed in the middle of a step
+    while len(feed.positions) < 5:  # noqa: ASYNC110 - to close it in the middle of a step
         await asyncio.sleep(0)
     feed.close()
     await entering
