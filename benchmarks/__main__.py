@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def measured(names: list[str], pace: Pace, keep: Callable[[Results], object]) -> Results:
-    """The results of the cells. `keep` gets them after each cell, so that an interrupted run is not lost."""
+    """The results of the cells. `keep` is called after each cell, so that an interrupted run is not lost."""
     console = Console(stderr=True)
     comparisons: list[Comparison] = []
     with console.status("starting servers") as status:
@@ -81,7 +81,7 @@ async def measured(names: list[str], pace: Pace, keep: Callable[[Results], objec
 
 def write(results: Results, folder: Path) -> None:
     results.write(folder / "results.json")
-    written = Results.read(folder / "results.json")  # with the digits that a reader of the file has
+    written = Results.read(folder / "results.json")  # with the digits in the file
     (folder / "table.md").write_text(report.markdown(written), encoding="utf-8")
     draw(written, folder)
     if folder.resolve() == RESULTS:

@@ -22,14 +22,14 @@ from benchmarks.results import Results
 
 DAILY_USERS = (1_000_000, 100_000_000)
 STEPS = (10_000, 1_000_000, 10_000_000, 100_000_000)
-"""Daily users for which the parts are counted."""
+"""Numbers of daily users for which the parts are computed."""
 
 DISTRIBUTED_FROM = 100_000_000
-"""Daily users from which on rooms are on several nodes, by Citus."""
+"""Daily users from which on rooms are distributed over several nodes by Citus."""
 
 DAY_SECONDS = 86_400
 PEAK = 3
-"""The rate of the busiest hour over the mean of the day."""
+"""The rate in the busiest hour, as a multiple of the daily mean."""
 HEADROOM = 0.5
 """The planned load of each core at the peak."""
 CORES_PER_MACHINE = 16
@@ -40,8 +40,8 @@ FOLLOWER_KIB = 8
 
 
 PRIMARY, REPLICAS, BY_USER, REDIS = "PostgreSQL: changes", "PostgreSQL: pages", "PostgreSQL: by user", "Redis"
-"""The parts of the servers. Changes are divided among shards, pages among replicas or shards. Reads by user touch
-all shards. A node of Redis has one core."""
+"""The parts of the servers. Changes are divided among shards, and pages among replicas or shards. Reads by user
+touch all shards. A node of Redis has one core."""
 
 
 class Activity(NamedTuple):
@@ -51,10 +51,10 @@ class Activity(NamedTuple):
     per_day: float
     cell: str
     contender: str | None
-    """None: the one with the largest table."""
+    """None for the contender with the largest table."""
     server: str
     on_citus: float = 1
-    """How many times the processor time of PostgreSQL it takes where rooms are distributed (docs/scale.md)."""
+    """The factor of PostgreSQL's processor time where rooms are distributed (docs/scale.md)."""
 
 
 ACTIVITIES = (
@@ -73,7 +73,7 @@ class Cost(NamedTuple):
     per_second: float
     core_us: float
     client_us: float
-    """The part of it that the client needs."""
+    """The client's share of the processor time."""
 
     @property
     def cores(self) -> float:

@@ -20,7 +20,7 @@ from hubbub.repositories import Messages, ReadReceipts, RoomUsers
 
 CALLERS = 200
 FIRST_PAIRS = (0, 500_000, 750_000)
-"""Of the million pairs of a user and a room without members, where each contender begins. A pair can join once."""
+"""Each contender starts at another of the million pairs of a user and an empty room. A pair can join once."""
 
 Step = Callable[[Hub, int], Awaitable[object]]
 
@@ -39,7 +39,7 @@ def edit(hub: Hub, number: int, messages: Sequence[UUID]) -> Awaitable[object]:
 
 
 def _other_content() -> str:
-    """As no contender has sent, because the same content again changes nothing."""
+    """A content that no contender has sent, because repeating the same content changes nothing."""
     return f"{CONTENT} {os.getpid()} {next(_numbers)}"
 
 
@@ -57,12 +57,12 @@ def mark_read(hub: Hub, number: int, room_id: UUID) -> Awaitable[object]:
 
 
 def _microseconds() -> int:
-    """A seq that no contender has used, because all go up with the time."""
+    """A seq that no contender has used, because all seqs grow with the time."""
     return time.time_ns() // 1_000
 
 
 async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """200 callers, each of whom edits messages of a thousand rooms."""
+    """200 callers that each edit messages in a thousand rooms."""
     async with Hub(context.settings) as hub:
         sent = await asyncio.gather(*(hub.messages.send(*ids, CONTENT) for ids in zip(ROOMS, USERS, strict=True)))
     messages = [message.id for message in sent]
@@ -81,7 +81,7 @@ async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def joins(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """200 callers, each of whom adds users to a thousand rooms."""
+    """200 callers that each add users to a thousand rooms."""
     uvloop, asyncio_, original = FIRST_PAIRS
     rooms = [str(room_id) for room_id in COPY_ROOMS]
     ours = hubbub(changes, step=join, first=uvloop) | {
@@ -100,7 +100,7 @@ async def joins(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def marks(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """The 200 members of a room whose log goes on report how far they have read, all at the same time."""
+    """The 200 members of a room whose log grows all mark it as read at the same time."""
     async with Hub(context.settings) as hub:
         room = await hub.rooms.create("read by all", created_by=USERS[0])
         await hub.room_users.add_many(room.id, USERS[1:CALLERS])

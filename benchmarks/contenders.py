@@ -1,4 +1,4 @@
-"""A contender runs in a process of its own: no other's garbage, modules or event loop take part in its figures.
+"""A contender runs in its own process, so that its figures do not depend on the garbage or modules of another.
 
 The process reads one line of JSON for each window of load, and answers with its figures. `python -m
 benchmarks.contenders` is such a process in Python; peers/original.js is one in Node.js.
@@ -35,10 +35,10 @@ from benchmarks.measuring import (
 )
 from hubbub import Hub, collect_garbage_rarely
 
-# A load, as the process of the contender sees it: it works for this many seconds.
+# A load in the process of the contender: it works for this many seconds.
 Window = Callable[[float], Awaitable[Done]]
 
-# Makes a load in the process of the contender. It is found by its name there, so it is a function of a module.
+# Makes a load in the process of the contender, which finds it by name. So it is a function of a module.
 Prepare = Callable[..., AbstractAsyncContextManager[Window]]
 
 # Starts a contender on the servers of a run.
@@ -46,11 +46,11 @@ Start = Callable[[Context], AbstractAsyncContextManager["Contender"]]
 
 
 COPY = "COPY"
-"""The limit of the table. It runs seldom, because it does not vary with a client."""
+"""The limit of the table. It runs seldom, because it does not depend on the client."""
 
 
 class Contender:
-    """A process with one load. It runs while the others of its cell wait."""
+    """A process with one load. It runs while the other contenders of its cell wait."""
 
     def __init__(self, context: Context, process: asyncio.subprocess.Process, warm_up_factor: float = 1) -> None:
         assert process.stdin is not None
@@ -90,7 +90,7 @@ class Contender:
 
 
 def python(prepare: Prepare, *, loop: str = "asyncio", **options: Any) -> Start:  # noqa: ANN401
-    """`prepare` in a process of its own, on `loop`, asyncio or uvloop."""
+    """`prepare` in its own process, on asyncio or uvloop."""
 
     @asynccontextmanager
     async def start(context: Context) -> AsyncIterator[Contender]:
@@ -108,7 +108,7 @@ def python(prepare: Prepare, *, loop: str = "asyncio", **options: Any) -> Start:
 
 
 def hubbub(prepare: Prepare, **options: Any) -> dict[str, Start]:  # noqa: ANN401
-    """hubbub in its two columns: on uvloop, as uvicorn runs it, and on plain asyncio."""
+    """hubbub in two columns: on uvloop, as under uvicorn, and on plain asyncio."""
     return {
         UVLOOP: python(prepare, loop="uvloop", **options),
         ASYNCIO: python(prepare, loop="asyncio", **options),
@@ -124,7 +124,7 @@ async def loop_of(step: Step, callers: int) -> AsyncIterator[Window]:
 async def hub_loop(
     context: Context, step: Callable[[Hub, int], Awaitable[object]], callers: int
 ) -> AsyncIterator[Window]:
-    """Callers of a hub, each with one `step` after another."""
+    """Callers of a hub, each of which runs one `step` after another."""
     async with Hub(context.settings) as hub:
         yield lambda seconds: closed_loop(lambda number: step(hub, number), callers, seconds)
 
@@ -139,7 +139,7 @@ async def duel(
     targets: list[Target],
     skipped: Mapping[str, str | None] | None = None,
 ) -> Comparison:
-    """Start the contenders, and compare them. COPY and those that no target for uvloop is about run seldom."""
+    """Start the contenders and compare them. COPY, and contenders without a target for uvloop, run seldom."""
     missing = {name: reason for name, reason in (skipped or {}).items() if reason}
     async with AsyncExitStack() as stack:
         present = {name: start for name, start in contenders.items() if name not in missing}
@@ -171,7 +171,7 @@ async def main() -> None:
             if request["kept"]:
                 kept.extend(done.latencies)
             else:
-                # As an application of hubbub does, and for the peers in Python as well.
+                # Applications of hubbub do so. The peers in Python do it as well.
                 collect_garbage_rarely()
             _answer({"operations": done.operations, **summary(done)})
 

@@ -24,25 +24,25 @@ HERE = Path(__file__).parent
 ORIGINAL_SCHEMA = HERE / "original.sql"
 
 PEOPLE = 1_000
-"""And as many rooms. User n is a member of room n; the first 100 rooms have ten members each, and room 1 has
-all."""
+"""The number of users, and of rooms. User n is a member of room n. The first 100 rooms have ten members each, and
+all users are members of room 1."""
 
 MAX_CONNECTIONS = 250
 """Eight contenders are connected at a time, with pools of 20. The default of PostgreSQL is 100."""
 
 WAL_FILES = 128
-"""Each of 16 MiB. A new one is filled with zeros and flushed, which stops all sends for 20 ms and more, so they
-are made before anything is measured. A checkpoint makes used ones ready again."""
+"""Files of 16 MiB each. PostgreSQL fills a new file with zeros and flushes it, which stops all sends for 20 ms and
+more. So the files are made before the measurements, and reused after each checkpoint."""
 
 
 def id_of(number: int) -> UUID:
-    """The id of user `number`, and of room `number`."""
+    """The id of user `number` and of room `number`."""
     return UUID(int=0x7000_8000_0000_0000_0000 + number)
 
 
 USERS = tuple(id_of(number) for number in range(1, PEOPLE + 1))
 ROOMS = USERS
-# Rooms for the COPY that shows the limit. It numbers their messages itself, so nothing else writes to them.
+# Rooms for the COPY that measures the limit. It assigns the seqs itself, so nothing else writes to these rooms.
 COPY_ROOMS = tuple(id_of(number) for number in range(PEOPLE + 1, 2 * PEOPLE + 1))
 
 _ID_OF = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
@@ -77,8 +77,8 @@ FILL = (
 
 @dataclass(frozen=True)
 class Context:
-    """The servers of this run. `settings` has the database with hubbub's schema, `original` that with the original
-    one."""
+    """The servers of this run. `settings` has the database with hubbub's schema, `original` the one with the
+    original schema."""
 
     settings: Settings
     original: PostgresSettings
@@ -90,12 +90,12 @@ class Context:
     """The ids of the servers' processes."""
 
     def servers_cpu_seconds(self) -> dict[str, float]:
-        """The processor time that each server has taken so far."""
+        """The processor time of each server until now."""
         standby = {} if self.standby is None else {"standby": _cpu_seconds_of_family(self.standby)}
         return {"postgres": _cpu_seconds_of_family(self.postmaster), "redis": _cpu_seconds(self.redis), **standby}
 
     async def make_wal_ready(self) -> None:
-        """A checkpoint, after which the files of the write-ahead log that were used are ready to be used again."""
+        """Run a checkpoint, after which PostgreSQL can reuse the files of the write-ahead log."""
         await self.as_superuser("CHECKPOINT")
 
     def database(self, name: str) -> Settings:
@@ -105,7 +105,7 @@ class Context:
         await run(replace(self.superuser, database=database), *statements)
 
     async def new_database(self, name: str) -> Settings:
-        """Another database with hubbub's schema."""
+        """Create another database with hubbub's schema."""
         await self.as_superuser(f"CREATE DATABASE {name} OWNER {self.settings.postgres.user}")
         await migrations.up(self.database(name).postgres)
         return self.database(name)
@@ -177,7 +177,7 @@ async def started(*, quick: bool) -> AsyncIterator[Context]:
 
 
 async def redis_info(settings: Settings) -> dict[str, str]:
-    """What `INFO server` says."""
+    """The fields of `INFO server`."""
     connection = Connection(settings.redis)
     await connection.start()
     try:
@@ -206,18 +206,18 @@ async def _make_wal(built: Context, files: int) -> None:
 
 
 def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat after the name: the state, the parent and so on."""
+    """The fields of /proc/PID/stat after the name: the state, the parent and so on."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
 
 
 def _cpu_seconds(pid: int) -> float:
-    """With all its threads, in nanoseconds rather than ticks."""
+    """The processor time of a process with all its threads, from a counter in nanoseconds."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
 
 
 def _cpu_seconds_of_family(pid: int) -> float:
-    """With its children, those that have ended included."""
+    """The processor time of a process and its children, including ended ones."""
     fields = _stat(pid)
     total = _cpu_seconds(pid) + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

@@ -8,8 +8,8 @@ from typing import Final
 from benchmarks.context import connect, id_of
 from hubbub import PostgresSettings
 
-# Every second message goes to one of ten hot rooms, the others go to 400 rooms in turn. One room has only the
-# first 60.
+# Every second message is in one of ten hot rooms. The others are in 400 rooms in turn. One room has only the first
+# 60 messages.
 HOT_ROOM: Final = id_of(1)
 USUAL_ROOM: Final = id_of(300)
 QUIET_ROOM: Final = id_of(1_000)
@@ -76,7 +76,7 @@ JOIN rooms ON rooms.id = ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0')
 ON CONFLICT (room_id, user_id) DO UPDATE SET last_read_seq = excluded.last_read_seq
 """
 
-# Whatever refers to messages or is theirs, but for the checks: foreign keys have to go first and to come last.
+# All keys of messages, and foreign keys to them. Foreign keys are dropped first and restored last.
 CONSTRAINTS = """
 SELECT conrelid::regclass::text AS relation, conname AS name, pg_get_constraintdef(oid) AS definition
 FROM pg_constraint
@@ -93,15 +93,15 @@ WHERE indrelid = 'messages'::regclass
 
 
 async def fill(superuser: PostgresSettings, have: int, want: int) -> float:
-    """Insert messages number `have` to `want`; returns the seconds that it took.
+    """Insert messages number `have` to `want`. Returns the seconds that it took.
 
-    Indexes and foreign keys are dropped and restored by their own definitions. That checks the rows.
+    Indexes and foreign keys are dropped, and restored by their definitions. Restoring them checks the rows.
     """
     began = time.perf_counter()
     connection = await connect(superuser)
     try:
         await connection.execute("SET maintenance_work_mem = '512MB'")
-        # Only here: the measurements run on other connections, and after a checkpoint.
+        # Only on this connection. The measurements run on others, after a checkpoint.
         await connection.execute("SET synchronous_commit = off")
         for statement in (PEOPLE, ROOMS):
             await connection.execute(statement)

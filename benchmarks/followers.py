@@ -1,4 +1,4 @@
-"""Readers of logs: events delivered to followers, what idle ones cost, and the feed of changes."""
+"""Readers of logs: deliveries to followers, the cost of idle followers, and the feed of changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hubbub import Hub, MessageSent, NewMessage
 
 SHARED_ROOMS = 100
 MESSAGES_PER_TURN = 100
-"""Messages sent at a time. The next ones are sent when all followers have received these."""
+"""Messages per batch. The next batch is sent when all followers have received the last one."""
 IDLE_FOLLOWERS = 10_000
 ENTERED_TOGETHER = 100
 BACKLOG = 2_000
@@ -53,7 +53,7 @@ async def followers(context: Context, *, rooms: int) -> AsyncIterator[Window]:
                         all_delivered.set()
 
     async def window(seconds: float) -> Done:
-        """Send some messages at a time and wait for their delivery, so that no follower's buffer overflows."""
+        """Send batches of messages and wait for their delivery, so that no follower's buffer overflows."""
         nonlocal delivered, expected
         cpu_began, began = time.process_time(), time.perf_counter()
         total = 0
@@ -84,7 +84,7 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def idle(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """10,000 idle followers of 1,000 rooms: their memory, and the processor time that they take by waiting."""
+    """10,000 idle followers of 1,000 rooms: their memory and their processor time."""
     count = PEOPLE if pace.quick else IDLE_FOLLOWERS
     found: dict[str, Figures] = {}
     for name, start in hubbub(idle_followers, count=count).items():
@@ -124,13 +124,13 @@ async def idle_followers(context: Context, count: int) -> AsyncIterator[Window]:
 
 
 def mebibytes_now() -> float:
-    """Resident memory of the process."""
+    """The resident memory of the process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def changes(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """One worker reads what 100 rooms have in the feed of changes."""
+    """One worker reads the entries of 100 rooms in the feed of changes."""
     database = await context.new_database("changes")
     async with Hub(database) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")

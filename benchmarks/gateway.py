@@ -1,7 +1,7 @@
-"""Clients of a gateway on real sockets: deliveries to rooms, memory, idle connections, and the return of all.
+"""Clients of a gateway on real sockets: deliveries to rooms, memory, idle connections, and mass reconnects.
 
-Each contender serves the clients from two processes, and another process sends. Rates are per second of the
-processors of the serving processes, so the clients, which share the machine, count for nothing.
+Each contender serves the clients from two processes, and another process sends. Rates are per second of processor
+time of the serving processes, so that the clients, which share the machine, do not count.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from hubbub.web.serving import allow_many_connections
 
 WORKERS = 2
 SAMPLED = 10
-"""Clients whose latencies are taken. To look at every message would cost as much as to deliver it."""
+"""Clients whose latencies are measured. To read every message would cost as much as its delivery."""
 LATE_SECONDS = 20.0
 IDLE_SECONDS = 60.0
-"""As long as the interval of pings: each connection has one in it."""
+"""The interval of pings, so that each connection has one ping in it."""
 SILENT_SECONDS = 100.0
 STORM_PER_SECOND = 20
 MOST_ROUNDS = 2
-"""A round of the slowest peer takes 20 seconds."""
+"""A deadline. A round of the slowest peer takes 20 seconds."""
 WHEN = re.compile(rb"sent at (\d+\.\d+)")
 SENT = re.compile(rb'"type":"message_sent","room_id":"([^"]+)","seq":(\d+),"cursor":"([^"]+)"')
 
@@ -51,7 +51,7 @@ USERS = 5_000
 
 
 class Group(NamedTuple):
-    """Clients, of which number n is in the room `first_room + n % rooms`."""
+    """Clients. Number n is in the room `first_room + n % rooms`."""
 
     clients: int
     first_room: int
@@ -91,7 +91,7 @@ FILL = (
 
 
 async def gateway(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """Messages to rooms of 10, 500 and 1,000 clients, and what a client takes of memory."""
+    """Messages to rooms of 10, 500 and 1,000 clients, and the memory per client."""
     pace = msgspec.structs.replace(pace, rounds=min(pace.rounds, MOST_ROUNDS))
     async with _contenders(context, WORKERS) as (_, crowds):
         memory = {name: await crowd.connect(MIDDLE) for name, crowd in crowds.items()}
@@ -120,7 +120,7 @@ async def gateway(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def gateway_life(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """2,000 clients that come back at once, 5,000 idle ones in one process, and a silent one."""
+    """2,000 clients that reconnect at once, 5,000 idle clients in one process, and a silent client."""
     async with _contenders(context, WORKERS) as (hub, crowds):
         for crowd in crowds.values():
             await crowd.connect(SMALL)
@@ -134,7 +134,7 @@ async def gateway_life(context: Context, pace: Pace) -> AsyncIterator[Comparison
     async with _contenders(context, 1) as (_, crowds):
         for crowd in crowds.values():
             await crowd.connect(QUIET)
-        # At the same time: idle processes do not disturb each other, and each has its own processor time.
+        # At the same time, because idle processes do not disturb each other. Each has its own processor time.
         seconds = 5.0 if pace.quick else IDLE_SECONDS
         silent = None if pace.quick else asyncio.create_task(crowds["hubbub"].silence())
         idle = await asyncio.gather(*(crowd.idle(seconds) for crowd in crowds.values()))
@@ -161,26 +161,26 @@ Send = Callable[[int, str], Awaitable[object]]
 
 
 class Dialect(Protocol):
-    """What a client of one contender says and hears."""
+    """The protocol of one contender, as its clients speak it."""
 
     def path(self, room: int) -> str:
-        """Where a client of this room connects."""
+        """The path to which a client of this room connects."""
 
     def first(self, client: Client) -> Sequence[str]:
-        """What a client sends when it is connected."""
+        """The frames that a client sends first."""
 
     def answer(self, payload: bytes) -> str | None:
-        """The answer to what came, if it needs one."""
+        """The answer to this frame, if it needs one."""
 
     def is_ready(self, payload: bytes) -> bool:
-        """Whether the client is connected with this."""
+        """Whether the client is logged in after this frame."""
 
     def messages_in(self, payload: bytes) -> int:
-        """How many messages came."""
+        """The number of messages in this frame."""
 
 
 class OfHubbub:
-    """docs/protocol.md."""
+    """The protocol of docs/protocol.md."""
 
     def __init__(self, path: str, tokens: Sequence[str]) -> None:
         self._path = path
@@ -204,7 +204,7 @@ class OfHubbub:
 
 
 class OfSocketIO:
-    """Version 5 of the protocol of Socket.IO, by WebSocket alone."""
+    """Version 5 of the protocol of Socket.IO, only by WebSocket."""
 
     def path(self, room: int) -> str:
         return f"/socket.io/?EIO=4&transport=websocket&room={room}"
@@ -223,7 +223,7 @@ class OfSocketIO:
 
 
 class OfChannels:
-    """A consumer of django-channels has a protocol of the application's own."""
+    """The protocol of an application on django-channels."""
 
     def path(self, room: int) -> str:
         return f"/?room={room}"
@@ -242,7 +242,7 @@ class OfChannels:
 
 
 class Client(asyncio.Protocol):
-    """A WebSocket client that does as little as it can."""
+    """A WebSocket client that does as little as possible."""
 
     def __init__(self, crowd: Crowd, number: int, before: Client | None = None) -> None:
         self._crowd = crowd
@@ -324,14 +324,14 @@ class Client(asyncio.Protocol):
             self._crowd.take(messages, payload if self.number < SAMPLED else b"")
 
     def _send(self, first: int, payload: bytes) -> None:
-        """A frame, masked with zeros, which leave it as it is."""
+        """Send a frame. It is masked with zeros, which do not change it."""
         length = len(payload)
         size = bytes([0x80 | length]) if length < 126 else bytes([0x80 | 126]) + length.to_bytes(2)
         self.transport.write(bytes([first]) + size + bytes(4) + payload)
 
 
 class Crowd:
-    """The clients of one contender, and the processes that serve them, by process id and port."""
+    """The clients of one contender, and the processes that serve them by process id and port."""
 
     def __init__(self, workers: Sequence[tuple[int, int]], dialect: Dialect, send: Send) -> None:
         self.dialect = dialect
@@ -359,7 +359,7 @@ class Crowd:
             self._all_delivered.set()
 
     async def connect(self, group: Group) -> Figures:
-        """Connect all clients of a group, instead of those before."""
+        """Connect all clients of a group, in place of earlier clients."""
         self._cut()
         self.group, self._clients = group, []
         before = self._kibibytes()
@@ -381,7 +381,7 @@ class Crowd:
                     try:
                         client = await self._open(number, one)
                         await client.ready
-                    except OSError:  # refused for a moment
+                    except OSError:  # refused temporarily
                         self.refused += 1
                         await asyncio.sleep(random.uniform(0, 1))
                     else:
@@ -397,7 +397,7 @@ class Crowd:
         return client
 
     def delivery(self, per_second: int) -> Load:
-        """Messages at this rate. Ends when all clients have got all of them."""
+        """Send messages at this rate. Ends when all clients have received all of them."""
 
         async def load(seconds: float) -> Figures:
             number = max(round(per_second * seconds), 10)
@@ -407,7 +407,7 @@ class Crowd:
             cpu, began = self._cpu_seconds(), time.perf_counter()
             sends = []
             for n in range(number):
-                sends.append(asyncio.create_task(self._say(n)))
+                sends.append(asyncio.create_task(self._send_to_room(n)))
                 await asyncio.sleep(max(0.0, began + (n + 1) / per_second - time.perf_counter()))
             await asyncio.gather(*sends)
             with suppress(TimeoutError):
@@ -424,14 +424,14 @@ class Crowd:
 
         return load
 
-    async def _say(self, number: int) -> None:
-        """A message to one of the rooms. Those of the sampled clients are among the first."""
+    async def _send_to_room(self, number: int) -> None:
+        """Send a message to one of the rooms. The rooms of the sampled clients are among the first."""
         await self._send(self.room_of(number % min(self.group.rooms, SAMPLED * 10)), _now())
 
     async def storm(self, hub: Hub | None) -> Figures:
-        """Cut all connections while messages are sent, and connect again from where each client was.
+        """Cut all connections while messages are sent, and reconnect each client from its position.
 
-        With a hub, what the clients got is compared with the logs of the rooms.
+        With a hub, the received messages are compared with the logs of the rooms.
         """
         self.is_tracking = hub is not None
         starts: dict[str, int] = {}
@@ -479,7 +479,7 @@ class Crowd:
         return {room.id: room.last_seq for room in (await hub.rooms.get_many(rooms)).values()}
 
     def _lost(self, starts: dict[str, int], heads: dict[UUID, int]) -> int:
-        """Entries of the logs that a client has not got. The logs of these rooms have messages alone."""
+        """Entries of the logs that a client has not received. The logs of these rooms have only messages."""
         lost = 0
         for client in self._clients:
             room_id = id_of(self.room_of(client.number))
@@ -488,7 +488,7 @@ class Crowd:
         return lost
 
     async def idle(self, seconds: float) -> Figures:
-        await asyncio.sleep(5)  # what follows a login
+        await asyncio.sleep(5)  # until the work after a login is done
         cpu, began = self._cpu_seconds(), time.perf_counter()
         await asyncio.sleep(seconds)
         used = self._cpu_seconds() - cpu
@@ -498,7 +498,7 @@ class Crowd:
         }
 
     async def silence(self) -> Figures:
-        """How long a client stays that takes all and answers nothing."""
+        """The time until the server disconnects a client that reads everything and answers nothing."""
         self._clients[0].transport.abort()
         client = await self._open(0)
         await client.ready
@@ -532,7 +532,7 @@ def _now() -> str:
 
 @asynccontextmanager
 async def _contenders(context: Context, workers: int) -> AsyncIterator[tuple[Hub, dict[str, Crowd]]]:
-    allow_many_connections()  # also to the processes of the contenders
+    allow_many_connections()  # in this process and in those of the contenders
     async with AsyncExitStack() as stack:
         hub, crowd = await stack.enter_async_context(_hubbub(context, workers))
         redis = context.settings.redis
@@ -550,7 +550,7 @@ async def _contenders(context: Context, workers: int) -> AsyncIterator[tuple[Hub
 async def _processes(
     number: int, *arguments: str, environment: dict[str, str] | None = None
 ) -> AsyncIterator[list[tuple[int, str]]]:
-    """Servers of this run: their process ids and the addresses that they print."""
+    """Servers of this run, with their process ids and the addresses that they print."""
     processes = []
     try:
         for _ in range(number):

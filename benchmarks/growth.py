@@ -1,4 +1,4 @@
-"""The cost of reads by size of the table: the newest page of a room, and unread counts."""
+"""The cost of reads by table size: the newest page of a room, and unread counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hubbub.repositories import Messages, ReadReceipts
 FEW = 50_000
 ROOMS = {"quiet room": QUIET_ROOM, "usual room": USUAL_ROOM, "hot room": HOT_ROOM}
 
-# The three original indexes serve it. The order of the log and its index are removed for this cell.
+# This query uses the three original indexes. The index of the log's order is dropped for this cell.
 ORIGINAL_INDEXES = (
     "ALTER TABLE messages DROP CONSTRAINT idx_messages_room_id",
     "DROP INDEX idx_messages_created_at, idx_messages_user_id",
@@ -33,7 +33,7 @@ ORIGINAL_PAGE = "SELECT * FROM messages WHERE room_id = $1 ORDER BY created_at D
 
 
 class RecordingPool(Pool):
-    """A pool that keeps its last statement and the arguments."""
+    """A pool that keeps its last statement and arguments."""
 
     last: tuple[str, tuple[object, ...]]
 
@@ -43,7 +43,7 @@ class RecordingPool(Pool):
 
 
 async def growth(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), with 50,000 messages and with many more."""
+    """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), with 50,000 messages and with many more messages."""
     database = (await context.new_database("growth")).postgres
     superuser = replace(context.superuser, database="growth")
     rounds = pace.seldom.rounds
@@ -112,7 +112,7 @@ async def _original_pages(superuser: PostgresSettings, messages: int) -> dict[st
 async def _explained(
     connection: asyncpg.Connection[asyncpg.Record], sql: str, arguments: tuple[object, ...]
 ) -> Figures:
-    """The second execution, with a warm cache. Buffers are those found in the cache and those read."""
+    """The second execution, with a warm cache. Buffers are the sum of cached and read ones."""
     for _ in range(2):
         plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *arguments)
     found = json.loads(plan)[0]
@@ -130,7 +130,7 @@ async def _bytes(settings: PostgresSettings) -> float:
 
 
 async def _unread(settings: PostgresSettings, seconds: float) -> Figures:
-    """One caller. The reader has read nothing in half of the rooms, so that counts reach their cap of 100."""
+    """One caller counts unread messages. In half of the rooms all are unread, up to the cap of 100."""
     pool = Pool(settings)
     try:
         receipts = ReadReceipts(pool)

@@ -21,7 +21,7 @@ from benchmarks.peers.copying import COLUMNS
 from hubbub import Hub
 
 FEW = 20_000
-"""Two batches: from there on the memory of an import does not grow with the file."""
+"""Two batches, after which the memory of an import does not grow with the file."""
 START = datetime(2020, 1, 1, tzinfo=UTC)
 AUTHORS, ROOMS = 500, 20
 ROWS_PER_COPY = 10_000
@@ -29,7 +29,7 @@ WORDS = ("the", "log", "says", "that", "it", "works,", "but", "then", "nothing",
 
 
 async def history(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """A file, the same messages by bare COPY, and a shorter file, since the memory must not grow with the file."""
+    """A file, the same messages by bare COPY, and a shorter file, because memory must not grow with the file."""
     await context.new_database("history")
     messages = FEW if pace.quick else 3 * FEW
     short = f"hubbub, {messages // 3:,} messages"
@@ -73,7 +73,7 @@ async def load_history(context: Context, file: str) -> AsyncIterator[Window]:
     """Import a file. The memory is the peak above the level before the import."""
 
     async def window(_: float) -> Done:
-        history = hub.history  # imported here, so that it counts neither as time nor as memory of the import
+        history = hub.history  # loads the module, which must not count as time or memory of the import
         before, cpu, began = mebibytes_now(), time.process_time(), time.perf_counter()
         with Path(file).open("rb") as lines:  # noqa: ASYNC230 - as `hubbub import` does
             found = await history.load(lines)
@@ -86,7 +86,7 @@ async def load_history(context: Context, file: str) -> AsyncIterator[Window]:
 
 @asynccontextmanager
 async def copy_rows(context: Context, count: int) -> AsyncIterator[Window]:
-    """The same rows, made before, into rooms and by users that are there, without a check."""
+    """Copy the same prepared rows, of existing users into existing rooms, without checks."""
     connection = await connect(context.database("history").postgres)
     users = [await connection.fetchval(NEW_USER, f"copier-{uuid7()}") for _ in range(AUTHORS)]
     rooms = [await connection.fetchval(NEW_ROOM, count) for _ in range(ROOMS)]

@@ -1,4 +1,4 @@
-"""What a new process waits for: `import hubbub`, and `hubbub migrate status`."""
+"""The start of a new process: `import hubbub`, and `hubbub migrate status`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(json.dumps({{"ms": took * 1000, "modules that it should not import": unwan
 
 
 async def imports(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """New processes, alternating; the fastest of three per round."""
+    """New processes in alternation. The fastest of three counts per round."""
     yield await compare(
         "import",
         "import hubbub",
@@ -77,5 +77,5 @@ async def _imported(modules: str) -> Figures:
 
 
 def _environment() -> dict[str, str]:
-    """With cached bytecode, as installed packages have it."""
+    """An environment with cached bytecode, as for installed packages."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -24,7 +24,7 @@ def membership(hub: Hub, number: int) -> Awaitable[object]:
 
 
 async def lookups(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """Concurrent calls that share a query, against one query per call."""
+    """Concurrent calls that share a query, compared with one query per call."""
     yield await beside_original(
         context,
         pace,

@@ -1,4 +1,4 @@
-"""The machine behind the figures, and how busy it was; without host names and paths."""
+"""The machine of the figures and its load, without host names and paths."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Machine(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """Cells that were measured together, and how busy the machine was meanwhile."""
+    """Cells that were measured together, and the load of the machine meanwhile."""
 
     began: str
-    """UTC, to the minute."""
+    """The time in UTC, to the minute."""
     took_seconds: float
     fdatasync_us: float | None
-    """The median of flushes of a page of 8 KiB to the disk of the servers, before the run."""
+    """The median time of a flush of an 8 KiB page to the disk of the servers, before the run."""
     load_before: float | None
     load_after: float | None
-    """The load average of a minute. The second is mostly the run's own."""
+    """The load average of a minute after the run, which is mostly the load of the run itself."""
     others_cores: float | None
-    """Cores that other programs of the machine kept busy, on average. This and the above are None for a run that
+    """The mean number of cores that other programs kept busy. This and the fields above are None for a run that
     did not record them."""
     cells: list[str]
 
@@ -77,7 +77,7 @@ class Watch:
         )
 
     def _others_seconds(self) -> float:
-        """Processor time of all programs, but for this one, its children and the servers."""
+        """The processor time of all programs except this one, its children and the servers."""
         fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
         user, nice, system, _idle, _waiting, irq, softirq = (int(field) for field in fields[:7])
         everything = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
@@ -90,7 +90,7 @@ class Watch:
 
 
 def fdatasync_us(folder: Path, times: int = 200) -> float:
-    """The median of flushes after an overwrite of 8 KiB, as PostgreSQL flushes its log."""
+    """The median time of a flush after an overwrite of 8 KiB, as PostgreSQL flushes its log."""
     with (folder / "flushed").open("wb", buffering=0) as file:
         file.write(bytes(8_192 * times))
         os.fsync(file.fileno())

@@ -9,35 +9,35 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-# By name: `rate` in operations per second, `p50_ms` and `p99_ms`, processor time per operation as `cpu_us` of the
-# client, `postgres_us` and `redis_us`, and figures of a single cell. Less is better, except for `rate`.
+# By name: `rate` in operations per second, `p50_ms`, `p99_ms`, and processor time per operation as `cpu_us` of the
+# client, `postgres_us` and `redis_us`. A cell may have others. Less is better, except for `rate`.
 Figures = dict[str, float]
 
 # One operation of a caller. The number differs each time, and selects the user and the room.
 Step = Callable[[int], Awaitable[object]]
 
-# A contender, as the process that measures sees it: it works for this many seconds.
+# A contender in the process that measures: it works for this many seconds.
 Load = Callable[[float], Awaitable[Figures]]
 
 UVLOOP, ASYNCIO = "hubbub, uvloop", "hubbub, asyncio"
 ASYNCIO_SHARE = 0.85
-"""What plain asyncio has to reach of each target, which is for uvloop."""
+"""The share of each target, which is for uvloop, that plain asyncio has to reach."""
 SELDOM = 3
-"""A contender that no target is about, and hubbub on asyncio, runs in each third round."""
+"""Contenders without a target, and hubbub on asyncio, run in every third round."""
 LEAST_WARM_UP_SECONDS = 0.1
-"""Enough for 20 connections to prepare their statements."""
+"""Enough seconds for 20 connections to prepare their statements."""
 
 
 @runtime_checkable
 class Pooling(Protocol):
-    """A load in a process that keeps the latencies of all rounds."""
+    """A load in a process that keeps the latencies of all its rounds."""
 
     async def warm_up(self, seconds: float) -> None: ...
     async def pooled(self) -> Figures: ...
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Number and length of the rounds, and the size of the large table."""
+    """The number and length of the rounds, and the size of the large table."""
 
     rounds: int
     seconds: float
@@ -46,7 +46,7 @@ class Pace(msgspec.Struct, frozen=True):
 
     @property
     def seldom(self) -> Pace:
-        """For a cell without a peer, whose figure is not a ratio."""
+        """The pace of a cell without a peer, whose figure is not a ratio."""
         return msgspec.structs.replace(self, rounds=-(-self.rounds // SELDOM))
 
 
@@ -65,7 +65,7 @@ class Target(NamedTuple):
 
 
 def aims(*found: tuple[str, float, str]) -> list[Target]:
-    """Targets of figure, ratio and peer: for hubbub on uvloop, and 0.85 of each on asyncio."""
+    """The targets for hubbub on uvloop, by figure, ratio and peer, and 0.85 of each on asyncio."""
     return [
         Target(figure, round(share * at_least, 4), against, of=of)
         for figure, at_least, against in found
@@ -74,23 +74,23 @@ def aims(*found: tuple[str, float, str]) -> list[Target]:
 
 
 class Comparison(msgspec.Struct):
-    """The figures of the contenders in one cell, by round and name. A round lacks those that run seldom."""
+    """The figures of the contenders in one cell, by round and name. Some contenders do not run in each round."""
 
     cell: str
     title: str
     rounds: list[dict[str, Figures]]
     targets: list[Target] = []
     skipped: dict[str, str] = {}
-    """The contenders that were left out, with the reasons."""
+    """The omitted contenders, with the reasons."""
     pooled: dict[str, Figures] = {}
-    """p50 and p99 over the calls of all rounds."""
+    """p50 and p99 of the calls of all rounds together."""
 
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for one in self.rounds for name in one))
 
     def ratios(self, figure: str, of: str, against: str) -> list[float]:
-        """One ratio per round with both, above 1 if `of` is better."""
+        """One ratio per round with both contenders. It is above 1 if `of` is better."""
         pairs = [(one[of][figure], one[against][figure]) for one in self.rounds if {of, against} <= one.keys()]
         return [_ratio(figure, *pair) for pair in pairs]
 
@@ -119,8 +119,8 @@ async def compare(
 ) -> Comparison:
     """Warm all contenders up, then run each once per round, so that a noisy moment affects all of them.
 
-    Every other round has the reverse order, so that no contender always runs after the same other one. Those in
-    `seldom` run in each third round.
+    Every other round has the reverse order, so that no contender always runs after the same other one. Contenders
+    in `seldom` run in every third round.
     """
     for load in contenders.values() if warm_up else ():
         seconds = max(LEAST_WARM_UP_SECONDS, pace.seconds / 4)
@@ -140,7 +140,7 @@ async def _pooled(load: object) -> Figures:
 
 
 class Done(NamedTuple):
-    """What a window of load has done. Latencies are in seconds, and `cpu_seconds` is the client's."""
+    """The result of a window of load. Latencies are in seconds, and `cpu_seconds` is that of the client."""
 
     operations: int
     seconds: float
@@ -181,7 +181,7 @@ def summary(done: Done) -> Figures:
 
 
 def quantiles(latencies: Collection[float]) -> Figures:
-    """None for no latencies."""
+    """p50 and p99 in milliseconds. None without latencies."""
     if not latencies:
         return {}
     ordered = sorted(latencies)

@@ -1,7 +1,7 @@
-"""What a client opens, 20 at a time: newest pages of 50 messages, as objects and as JSON, and lists of rooms.
+"""Newest pages of 50 messages, as objects and as JSON, and lists of rooms, by 20 callers at a time.
 
-All callers open the same room, which hubbub reads once for concurrent callers, or each caller opens its own, where
-nothing is shared. For the peers both cost the same.
+Either all callers open the same room, which hubbub reads once for concurrent callers, or each caller opens its own
+room, and nothing is shared. For the peers both cost the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hubbub.repositories import Rooms
 CALLERS = 20
 SENDERS = 20
 OWN_ROOMS = ROOMS[:CALLERS]
-"""A room per caller, each with more than a page of messages."""
+"""The rooms, one per caller, each with more than a page of messages."""
 ROOM = OWN_ROOMS[6]
 
 
@@ -99,7 +99,7 @@ async def pages(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def replica(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """Pages that are read on a replica on the same machine: what it leaves to the primary."""
+    """Pages that are read on a replica on the same machine, and the remaining load of the primary."""
     await _fill(context)
     async with _replicated(context) as replicated:
         for senders, beside in ((0, ""), (SENDERS, f", beside {SENDERS} senders")):
@@ -125,7 +125,7 @@ async def _fill(context: Context) -> None:
 
 @asynccontextmanager
 async def _replicated(context: Context) -> AsyncIterator[Context]:
-    """With a hot standby of the PostgreSQL."""
+    """Settings with a hot standby of the PostgreSQL."""
     folder = Folder(context.folder / "servers").find()
     assert folder is not None
     standby = Standby(folder, context.settings.postgres.port)
@@ -140,7 +140,7 @@ async def _replicated(context: Context) -> AsyncIterator[Context]:
 
 @asynccontextmanager
 async def own_pages(context: Context, senders: int, *, from_replica: bool) -> AsyncIterator[Window]:
-    """Callers of pages, while others send to all rooms. Processor times are of both, per page."""
+    """Callers of pages while others send to all rooms. Processor times per page include both."""
     settings = context.settings if from_replica else replace(context.settings, replicas=())
     async with Hub(settings) as hub:
         while hub._replicas is not None and not hub._replicas.in_service:  # noqa: ASYNC110
@@ -157,7 +157,7 @@ async def own_pages(context: Context, senders: int, *, from_replica: bool) -> As
 
 
 async def lists(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """The lists of ten rooms and more, each room with its newest message and unread count."""
+    """Lists of ten and more rooms, each room with its newest message and unread count."""
     yield await duel(
         context,
         pace.seldom,

@@ -19,7 +19,7 @@ SENDERS = (20, 200, 2_000)
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Write PNG and SVG of each plot that has figures; returns the files."""
+    """Write PNG and SVG files of each plot that has figures. Returns the files."""
     mpl.rcParams |= {
         "svg.fonttype": "none",
         "svg.hashsalt": "hubbub",

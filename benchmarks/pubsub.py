@@ -22,7 +22,7 @@ PROBE = "is the subscription active?"
 Publish = Callable[[str], Awaitable[object]]
 Receive = Callable[[str], None]
 
-# A subscription that calls a function with each message of a channel; entering it returns the function to publish.
+# A subscription that calls a function with each message of a channel. Entering it returns a function to publish.
 Channel = Callable[[Receive], AbstractAsyncContextManager[Publish]]
 
 
@@ -89,7 +89,7 @@ def _window(channel: Channel, *, paced: bool) -> Window:
 
 
 async def _saturated(publish: Publish, seconds: float) -> int:
-    """Publishers that each await their publish. Returns the number of messages."""
+    """Run publishers that each await their publish. Returns the number of messages."""
     until = time.perf_counter() + seconds
 
     async def publisher() -> int:
@@ -114,7 +114,7 @@ async def _paced(publish: Publish, seconds: float) -> int:
 async def _delivered(
     channel: Channel, publish_all: Callable[[Publish, float], Awaitable[int]], seconds: float
 ) -> Done:
-    """Ends when all published messages have arrived."""
+    """Publish and receive until all published messages have arrived."""
     latencies: list[float] = []
     subscribed = asyncio.Event()
 
@@ -125,7 +125,7 @@ async def _delivered(
             latencies.append(time.perf_counter() - float(message.partition(" ")[0]))
 
     async with channel(receive) as publish, asyncio.timeout(LONGEST_SECONDS):
-        while not subscribed.is_set():  # some clients return before Redis has confirmed
+        while not subscribed.is_set():  # some clients return before the confirmation of Redis
             await publish(PROBE)
             await asyncio.sleep(0.01)
         cpu_began, began = time.process_time(), time.perf_counter()

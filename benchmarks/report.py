@@ -33,13 +33,13 @@ FIGURES = (
 )
 
 PARTS = ("cpu_us", "postgres_us", "redis_us")
-"""Of the processor time of an operation."""
+"""The parts of the processor time of an operation."""
 IN_COLUMNS = ("rate", "p50_ms", "p99_ms", *PARTS)
 FIGURE_NAMES = {"rate": "rate", "p50_ms": "p50", "p99_ms": "p99", "cpu_us": "cpu"}
 
 
 class Row(NamedTuple):
-    """A row of the table for readers who want to know how fast it is."""
+    """A row of the overview, for readers who want to know how fast hubbub is."""
 
     text: str
     cell: str
@@ -73,7 +73,7 @@ def show(results: Results, console: Console) -> None:
 
 
 def markdown(results: Results) -> str:
-    """The tables of a run, with its machine."""
+    """The tables of a run and its machine."""
     lines = [
         *conditions(results),
         "",
@@ -96,7 +96,7 @@ def _method(pace: Pace) -> str:
 
 
 def conditions(results: Results) -> Iterator[str]:
-    """The machine, and how busy it was."""
+    """The machine and its load."""
     yield f"`make bench{' ARGS=--quick' if results.pace.quick else ''}` on {results.machine.line()}."
     for run in results.runs:
         yield f"- {run.began} UTC, {run.took_seconds / 60:.0f} min: {_load(run)} ({', '.join(run.cells)})"
@@ -149,7 +149,7 @@ def _overview_cell(found: Comparison, figure: str, names: Sequence[str]) -> str:
 
 
 def _reached(results: Results) -> str:
-    """The table of targets: a row for each, with hubbub on uvloop and on asyncio."""
+    """The table of targets, a row for each target, with hubbub on uvloop and on asyncio."""
     by_row: dict[tuple[str, str, str | None], dict[str, Outcome]] = {}
     for outcome in outcomes(results):
         target = outcome.target
@@ -194,7 +194,7 @@ def _reached_cells(outcome: Outcome | None) -> tuple[str, str, str, str]:
 
 
 def _machines(results: Results) -> str:
-    """The ratios of these results beside those of other machines, which have a folder each below the results."""
+    """The ratios of these results beside those of other machines, each of which has a folder below the results."""
     machines = [results, *(Results.read(file) for file in sorted(RESULTS.glob("*/results.json")))]
     ratios = [
         {
@@ -214,7 +214,7 @@ def _machines(results: Results) -> str:
 
 
 def _processor_time(results: Results) -> str:
-    """The table of processor time per operation, and of the cores that were busy with it."""
+    """The table of the processor time per operation, and of the busy cores."""
     columns = (
         "cell",
         "client",
@@ -251,7 +251,7 @@ def _processor_us(figures: Figures) -> float:
 
 
 def _replica(results: Results) -> str:
-    """Where pages are read, and what that costs the primary and its replica."""
+    """The table of pages by the server that reads them, with the cost for the primary and its replica."""
     columns = (
         "20 callers",
         "read on",

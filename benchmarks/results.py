@@ -19,11 +19,11 @@ class Results(msgspec.Struct):
     machine: Machine
     pace: Pace
     runs: list[Run]
-    """One, or one for each part that was measured by itself."""
+    """One run, or one for each part that was measured separately."""
     comparisons: list[Comparison]
 
     def merged_into(self, before: Results) -> Results:
-        """`before`, with these cells instead of its own. Both have to be of one machine, versions and pace."""
+        """`before`, with these cells in place of its own. Both need the same machine, versions and pace."""
         if (self.machine, self.pace) != (before.machine, before.pace):
             raise ValueError("the results there are of another machine, other versions or another pace")
         measured = {cell for run in self.runs for cell in run.cells}
@@ -48,7 +48,7 @@ class Results(msgspec.Struct):
 
 
 class Outcome(NamedTuple):
-    """A target, with the minimum, the median and the maximum of all rounds. The middle of p99 is pooled."""
+    """A target, with the minimum, median and maximum of all rounds. The middle of p99 is that of all calls."""
 
     title: str
     target: Target

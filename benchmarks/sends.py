@@ -13,7 +13,7 @@ from benchmarks.peers.node import BARE, CONTENT, STRICT, beside_original, node, 
 from benchmarks.peers.orm import sqlalchemy_sends
 from hubbub import Hub
 
-# The targets by number of senders: the rate beside the original stack doing the same work, and its bare INSERT.
+# Targets by number of senders: ratios to the original stack doing the same work, and to its bare INSERT.
 AIMS = {20: (2.5, 1.4), 200: (6.0, 3.75), 2_000: (8.0, 5.0)}
 
 
@@ -26,11 +26,11 @@ def send_in_one_room(hub: Hub, number: int) -> Awaitable[object]:
 
 
 def many_rooms(callers: int) -> Callable[[Context, Pace], AsyncIterator[Comparison]]:
-    """The cell of so many senders in 1,000 rooms."""
+    """The cell with this many senders in 1,000 rooms."""
     strict, bare = AIMS[callers]
 
     async def sends(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-        """Senders in 1,000 rooms."""
+        """Cells with senders in 1,000 rooms."""
         others = {
             "asyncpg": python(asyncpg_loop, sql=drivers.SEND, arguments=drivers.send, callers=callers),
             "SQLAlchemy": python(sqlalchemy_sends, callers=callers),
@@ -57,7 +57,7 @@ def many_rooms(callers: int) -> Callable[[Context, Pace], AsyncIterator[Comparis
 
 
 async def one_room(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """200 senders in one room, which all need its lock."""
+    """200 senders in one room, all of which need its lock."""
     yield await beside_original(
         context,
         pace,
@@ -72,7 +72,7 @@ async def one_room(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def one_sender(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """A single sender: the cost of a send that shares nothing."""
+    """A single sender, whose sends share nothing."""
     yield await duel(
         context,
         pace,

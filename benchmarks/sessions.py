@@ -25,18 +25,18 @@ DATA = {"device": "phone", "roles": ["member"], "ip": "192.0.2.1"}
 KEYS = [f"session:{number}" for number in range(SESSIONS)]
 LIFE_SECONDS = 86_400
 AIMS = {200: 1.1, 1: 0.9}
-"""By number of callers, beside ioredis."""
+"""The targets by number of callers, beside ioredis."""
 
 
 def client_of(settings: RedisSettings, connections: int) -> redis.asyncio.Redis:
-    """redis-py's client with its defaults, except the limit of 100 connections, at which it raises."""
+    """redis-py's client with its defaults, except for the limit of 100 connections, at which it raises."""
     return redis.asyncio.Redis(
         host=settings.host, port=settings.port, password=settings.password, max_connections=connections
     )
 
 
 async def sessions(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """Each contender with its own form of sessions: hubbub's, and the original one for the others."""
+    """Each contender uses its own form of sessions, which for the peers is the original one."""
     async with client_of(context.settings.redis, 1) as client:
         for key, user_id in zip(KEYS, USERS, strict=False):
             await client.setex(key, LIFE_SECONDS, json.dumps({"userId": str(user_id), **DATA}))
@@ -57,7 +57,7 @@ async def sessions(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def cluster(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """The same by the router of Redis Cluster, on a cluster of one node, beside a server without it."""
+    """The same through the router of Redis Cluster, on a cluster of one node, beside a plain server."""
     async with _cluster_of_one(context) as clustered:
         alone = python(look_ups, loop="uvloop", callers=200)
         yield await duel(
@@ -97,7 +97,7 @@ async def _cluster_of_one(context: Context) -> AsyncIterator[Context]:
 
 
 async def _until(client: redis.asyncio.Redis, is_right: Callable[[Any], bool], *command: str | int) -> None:
-    """Repeat a command until the server has started and its answer is right."""
+    """Repeat a command until the server has started and the answer is right."""
     while True:
         try:
             if is_right(await client.execute_command(*command)):  # type: ignore[no-untyped-call]

@@ -1,12 +1,12 @@
-"""How evenly rooms of very different sizes spread over shards, and what a message costs in rooms of each size.
+"""The distribution of rooms of very different sizes over shards, and the cost of a message by size of the room.
 
     python -m benchmarks.simulate [RESULTS]
 
-The room of rank r has a share of the messages that is proportional to 1 / r ** EXPONENT. 0.77 is that of the
-authors of a real channel, of ranks 3 to 1,000 (../shared/data: 27,826 messages of 2,683 authors). 1.0 is more
-uneven. A room goes to a shard by the hash of its id, which is random. Members and messages of a room are
-proportional to each other. Costs are those of a run, by default of benchmarks/results/results.json, in core
-seconds of client and servers.
+The room of rank r has a share of the messages that is proportional to 1 / r ** EXPONENT. The exponent 0.77 fits
+the authors of ranks 3 to 1,000 in a real channel (../shared/data: 27,826 messages of 2,683 authors). 1.0 is more
+uneven. The hash of a room's id, which is random, selects its shard. A room has members in proportion to its
+messages. Costs are those of a run, by default of benchmarks/results/results.json, in core seconds of client and
+servers.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ ROOMS = 1_000_000
 EXPONENTS = (0.77, 1.0)
 SHARDS = (32, 128)
 RUNS = 5
-"""Each with other ids."""
+"""The number of runs, each with other ids."""
 
 LARGEST = 20_000
-"""Members of the largest room."""
+"""The members of the largest room."""
 ONLINE = 0.1
 """The share of members with a follower."""
 CLASSES = (10, 100, 1_000, 10_000, LARGEST + 1)
 
 
 class Spread(NamedTuple):
-    """The fullest shard, as a multiple of the mean: medians of all runs."""
+    """The fullest shard as a multiple of the mean, by the median of all runs."""
 
     exponent: float
     shards: int
     rooms: float
     messages: float
     largest_room: float
-    """The share of the largest room in all messages, as a multiple of the mean of a shard."""
+    """The largest room's share of all messages, as a multiple of the mean of a shard."""
 
 
 class SizeClass(NamedTuple):
-    """Rooms with fewer members than `below`, and not fewer than the class before."""
+    """Rooms with fewer members than `below`, and too many for the class before."""
 
     below: int
     rooms: float
     messages: float
     deliveries: float
-    """Shares of all. A delivery is a message to one member who is online."""
+    """Shares of the total. A delivery is a message to one member who is online."""
     message_us: float
-    """Core time of a message in a room of the mean size of this class, its deliveries included."""
+    """The core time of a message and its deliveries, in a room of the mean size of this class."""
 
 
 def shares(exponent: float) -> list[float]:
-    """The share of each room in all messages, the largest first."""
+    """Each room's share of all messages, the largest first."""
     weights = [rank**-exponent for rank in range(1, ROOMS + 1)]
     total = sum(weights)
     return [weight / total for weight in weights]
@@ -85,7 +85,7 @@ def size_classes(send_us: float, delivery_us: float) -> Iterator[SizeClass]:
     members = [max(round(LARGEST * share / messages[0]), 2) for share in messages]
     deliveries = [share * ONLINE * size for share, size in zip(messages, members, strict=True)]
     sent, delivered = list(accumulate(messages, initial=0.0)), list(accumulate(deliveries, initial=0.0))
-    first = ROOMS  # the rooms are the largest first, so a class ends where the one of smaller rooms begins
+    first = ROOMS  # rooms are sorted from the largest, so a class ends where the next smaller one begins
     for below in CLASSES:
         start = next((rank for rank, size in enumerate(members) if size < below), ROOMS)
         share, fan_out = sent[first] - sent[start], delivered[first] - delivered[start]

@@ -11,12 +11,12 @@ from hubbub.embedded.programs import PostgresPrograms
 from hubbub.embedded.servers import PostgreSQL, start_server
 from hubbub.settings import PostgresSettings
 
-# pg_basebackup of some gigabytes, on a slow disk under load.
+# Enough for a pg_basebackup of some gigabytes on a slow disk under load.
 COPY_SECONDS = 120
 
 
 class Standby(PostgreSQL):
-    """A hot standby of the PostgreSQL of a folder, with its data beside, fed by streaming replication."""
+    """A hot standby of the PostgreSQL in a folder, by streaming replication. Its data are beside the primary's."""
 
     title = "the standby"
 
@@ -44,7 +44,7 @@ class Standby(PostgreSQL):
         private_folder(self.data, self._folder.account)
         line = f"127.0.0.1:{self._primary_port}:*:postgres:{self._folder.passwords.postgresql_superuser}"
         await asyncio.to_thread(write_private, self._password_file, line.encode(), self._folder.account)
-        # The path is relative to the data, in which pg_basebackup and later the standby itself are started.
+        # The path is relative to the data folder, in which pg_basebackup and later the standby are started.
         login = f"host=127.0.0.1 port={self._primary_port} user=postgres passfile=../{self._password_file.name}"
         backup = [
             *(str(programs.postgres.with_name("pg_basebackup")), "--pgdata", str(self.data), "--dbname", login),

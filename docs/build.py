@@ -1,7 +1,7 @@
-"""Build the site: collect the pages, generate those that come from the code, and run Zensical over them.
+"""Build the site: collect the pages, generate pages from the code, and run Zensical on them.
 
 The site is in `.venv/docs/site`. Pages are Markdown that also reads well in the repository, so a link may lead to
-a source file. Such a file becomes a page of the site, and the site works without the repository.
+a source file. Such a file becomes a page of the site, which thus works without the repository.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGES: Final = BUILT / "pages"
 SITE: Final = BUILT / "site"
 
 MERMAID: Final = "12.3.0"
-"""The version of npm's package `mermaid`, which draws the diagrams. Zensical would load it from another host."""
+"""The version of the npm package `mermaid`, which draws the diagrams. Zensical would load it from another host."""
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 _CODE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
@@ -68,14 +68,14 @@ def build() -> None:
 
 
 class Collected:
-    """The files that are pages or pictures of the site, with their places in it."""
+    """The files that are pages or pictures of the site, with their paths in it."""
 
     def __init__(self, pages: dict[Path, str], generated: dict[Path, str]) -> None:
         self.places = pages | generated
         self.waiting = list(pages)
 
     def place(self, path: Path) -> str:
-        """Where this file or folder is in the site.
+        """The path of this file or folder in the site.
 
         Raises: FileNotFoundError.
         """
@@ -99,7 +99,7 @@ class Collected:
             target.write_text(self._source(path))
 
     def _page(self, path: Path) -> str:
-        # The odd parts are blocks of code, in which nothing is a link.
+        # The odd parts are code blocks, which have no links.
         parts = _CODE.split(path.read_text())
         parts[::2] = [_LINK.sub(lambda link: self._link(path, link), part) for part in parts[::2]]
         # A word after the language is for the tests.
@@ -127,7 +127,7 @@ class Collected:
 
 
 def commands() -> Iterator[str]:
-    """The page of the commands, from what `--help` prints."""
+    """The page of the commands, from the output of `--help`."""
     yield "# Commands\n\nAs `--help` prints it.\n"
     yield from _helps(main, click.Context(main, info_name="hubbub", max_content_width=100))
 
@@ -142,7 +142,7 @@ def _helps(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def statements() -> Iterator[str]:
     """The page of the SQL, with the names under which instrumentation reports it."""
-    sys.path.insert(0, str(ROOT / "tests"))  # whose checks of the SQL find every statement
+    sys.path.insert(0, str(ROOT / "tests"))  # sql.package finds every statement
     from sql.package import statements as by_name  # noqa: PLC0415
 
     yield "# SQL statements\n\nEach has the name under which [metrics and traces](metrics.md) report it. "

@@ -1,8 +1,8 @@
-"""A bot that answers each message that begins with `!echo`. It misses none, and answers none twice.
+"""A bot that answers each message that begins with `!echo`. It misses no message, and answers none twice.
 
     python examples/bot.py FOLDER     # where it keeps its cursors; ends with Ctrl-C
 
-It follows the rooms that it is a member of. Invite it like any other user: its name is `echo`.
+It follows the rooms of which it is a member. Invite it like any other user. Its name is `echo`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def account(hub: Hub) -> User:
 async def answer(hub: Hub, bot: User, event: MessageSent) -> None:
     message = event.message
     if message.user_id != bot.id and message.content.startswith("!echo "):
-        # The id follows from the question, so an answer that is repeated after a crash is the same message.
+        # The id is derived from the question, so an answer that is repeated after a crash is the same message.
         text, own = message.content.removeprefix("!echo "), uuid5(ANSWERS, str(message.id))
         with suppress(NotAMember):  # it was removed in the meantime
             await hub.messages.send(message.room_id, bot.id, text, id=own, reply_to=message.id)
@@ -43,7 +43,7 @@ async def run(folder: Path) -> None:
         cursors: dict[UUID, str | None] = {}
         if kept.exists():
             cursors |= msgspec.json.decode(kept.read_bytes(), type=dict[UUID, str])
-        # In this order: the bot is online once it follows, so no question to an online bot is missed.
+        # In this order the bot is online only once it follows, so it misses no question while it is online.
         async with hub.follow(bot.id, after=cursors) as feed, hub.presence.online(bot.id):
             keep(kept, feed.cursors)
             async for event in feed:
@@ -55,7 +55,7 @@ async def run(folder: Path) -> None:
 def keep(path: Path, cursors: dict[UUID, str]) -> None:
     new = path.with_suffix(".new")
     new.write_bytes(msgspec.json.encode(cursors))
-    new.replace(path)  # at once, so that no crash leaves half a file
+    new.replace(path)  # atomic, so that no crash leaves half a file
 
 
 if __name__ == "__main__":

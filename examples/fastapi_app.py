@@ -1,10 +1,10 @@
-"""A chat on FastAPI: accounts, a login by cookie, rooms, messages, and a WebSocket for what is new.
+"""A chat on FastAPI: accounts, a login by cookie, rooms, messages, and a WebSocket for new events.
 
     pip install '.[embedded]' fastapi uvicorn websockets     # in a clone of hubbub
     hubbub up                                                # or set DATABASE_URL and REDIS_URL
     uvicorn --app-dir examples fastapi_app:app
 
-http://127.0.0.1:8000/docs describes each call. Calls that change something need an `Origin`, as browsers send it.
+http://127.0.0.1:8000/docs describes each call. Calls that change something need an `Origin`, which browsers send.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ app = FastAPI(title="A chat on hubbub", lifespan=lifespan, exception_handlers=we
 TheHub = Annotated[Hub, Depends(find_hub)]
 Token = Annotated[str | None, Depends(web.session_token)]
 Me = Annotated[ActingUser, Depends(web.acting_user)]
-"""The operations of the user who is logged in. Each is refused where this user may not do it."""
+"""The operations of the logged-in user. Each checks the permissions of this user."""
 
 
 class SignUp(BaseModel):
@@ -65,12 +65,12 @@ class Invitation(BaseModel):
 
 class Draft(BaseModel):
     id: UUID
-    """Made by the client, so that it can repeat a request without sending twice."""
+    """An id from the client, so that it can repeat the request without sending twice."""
     content: str
 
 
 class Typing(msgspec.Struct):
-    """What a client sends over the WebSocket."""
+    """The frame that a client sends over the WebSocket."""
 
     room_id: UUID
     is_typing: bool
@@ -138,7 +138,7 @@ async def send(room_id: UUID, draft: Draft, me: Me) -> Message:
 
 @app.websocket("/feed")
 async def feed(websocket: WebSocket, me: Me, token: Token) -> None:
-    """The client sends its cursors first: `{}`, or what it kept. Then it gets events, and sends what it types."""
+    """The client first sends its cursors, or `{}` without any. Then it receives events, and sends `Typing`."""
     await websocket.accept()
 
     async def deliver(cursors: dict[UUID, str | None]) -> None:
@@ -156,7 +156,7 @@ async def feed(websocket: WebSocket, me: Me, token: Token) -> None:
 
     try:
         cursors = msgspec.json.decode(await websocket.receive_text(), type=dict[UUID, str | None])
-        # A connection that only writes does not notice that its client went, so the two run side by side.
+        # A connection that only writes does not notice that its client has disconnected, so both run side by side.
         await until_one_ends(deliver(cursors), receive())
     except msgspec.MsgspecError as error:
         raise WebSocketException(1007, "not the JSON that was expected") from error
@@ -165,7 +165,7 @@ async def feed(websocket: WebSocket, me: Me, token: Token) -> None:
 
 
 async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Cancel the others as soon as one ends, and raise what it raised."""
+    """Wait until one of them ends, and cancel the others. Raises the error of the one that ended."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

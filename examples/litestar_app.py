@@ -1,11 +1,11 @@
-"""A chat on Litestar: accounts, a login by cookie, rooms, messages, and a WebSocket for what is new.
+"""A chat on Litestar: accounts, a login by cookie, rooms, messages, and a WebSocket for new events.
 
     pip install '.[embedded,web]' litestar uvicorn websockets     # in a clone of hubbub
     hubbub up                                                     # or set DATABASE_URL and REDIS_URL
     uvicorn --app-dir examples litestar_app:app
 
 http://127.0.0.1:8000/schema describes each call. Calls that change something need an `Origin`, as browsers send.
-Litestar knows msgspec structs by itself, so requests are structs as well.
+Litestar supports msgspec structs, so requests are structs as well.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Invitation(msgspec.Struct):
 
 class Draft(msgspec.Struct):
     id: UUID
-    """Made by the client, so that it can repeat a request without sending twice."""
+    """An id from the client, so that it can repeat the request without sending twice."""
     content: str
 
 
 class Typing(msgspec.Struct):
-    """What a client sends over the WebSocket."""
+    """The frame that a client sends over the WebSocket."""
 
     room_id: UUID
     is_typing: bool
@@ -139,7 +139,7 @@ async def send(room_id: UUID, data: Draft, request: Request[Any, Any, Any]) -> M
 
 @websocket("/feed")
 async def feed(socket: WebSocket[Any, Any, Any]) -> None:
-    """The client sends its cursors first: `{}`, or what it kept. Then it gets events, and sends what it types."""
+    """The client first sends its cursors, or `{}` without any. Then it receives events, and sends `Typing`."""
     me, token = await web.acting_user(socket), web.session_token(socket)
     await socket.accept()
 
@@ -158,7 +158,7 @@ async def feed(socket: WebSocket[Any, Any, Any]) -> None:
 
     try:
         cursors = msgspec.json.decode(await socket.receive_text(), type=dict[UUID, str | None])
-        # A connection that only writes does not notice that its client went, so the two run side by side.
+        # A connection that only writes does not notice that its client has disconnected, so both run side by side.
         await until_one_ends(deliver(cursors), receive())
     except WebSocketDisconnect:
         return
@@ -169,7 +169,7 @@ async def feed(socket: WebSocket[Any, Any, Any]) -> None:
 
 
 async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Cancel the others as soon as one ends, and raise what it raised."""
+    """Wait until one of them ends, and cancel the others. Raises the error of the one that ended."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

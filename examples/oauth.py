@@ -1,4 +1,4 @@
-"""A login at another provider, by OpenID Connect, with an account of hubbub's for each of its users.
+"""A login at another provider by OpenID Connect, with a hubbub account for each of its users.
 
     pip install '.[embedded]' starlette uvicorn httpx        # in a clone of hubbub
     hubbub up                                                # or set DATABASE_URL and REDIS_URL
@@ -32,14 +32,14 @@ import hubbub
 from hubbub import Conflict, Hub, Invalid, User, web
 
 LOGIN_COOKIE: Final = "__Host-login"
-"""It ties the answer of the provider to the browser that asked, so that nobody is logged in as someone else."""
+"""It ties the answer of the provider to the browser that asked, which thus accepts no login of another user."""
 
 ISSUER: Final = os.environ["OAUTH_ISSUER"].rstrip("/")
 CLIENT: Final = (os.environ["OAUTH_CLIENT_ID"], os.environ["OAUTH_CLIENT_SECRET"])
 
 
 class Provider(msgspec.Struct):
-    """What the provider publishes about itself at `/.well-known/openid-configuration`."""
+    """The description that the provider publishes at `/.well-known/openid-configuration`."""
 
     authorization_endpoint: str
     token_endpoint: str
@@ -51,7 +51,7 @@ class Tokens(msgspec.Struct):
 
 
 class Claims(msgspec.Struct):
-    """The user as the provider knows them. Only `sub` is certain to be there and to stay the same."""
+    """The provider's data of a user. Only `sub` always exists and never changes."""
 
     sub: str
     name: str | None = None
@@ -87,7 +87,7 @@ async def log_in(request: Request) -> Response:
 
 
 async def callback(request: Request) -> Response:
-    """The browser is back, with a code that only this program can exchange for the user."""
+    """The browser returns with a code, which only this program can exchange for the user."""
     state, _, verifier = request.cookies.get(LOGIN_COOKIE, "").partition(".")
     if not state or not hmac.compare_digest(request.query_params.get("state", "").encode(), state.encode()):
         raise HTTPException(403, "This login was not begun in this browser.")
@@ -122,9 +122,9 @@ async def ask_provider(request: Request, code: str, verifier: str) -> Claims:
 
 
 async def account(hub: Hub, claims: Claims) -> User:
-    """The account of this user of the provider, made at the first login.
+    """The account of this user of the provider, created at the first login.
 
-    The email of the provider is left out. An account that has it already may be another person's.
+    The provider's email is not used, because an existing account with it may belong to another person.
     """
     external_id = f"{ISSUER}|{claims.sub}"
     wanted = claims.preferred_username or claims.name or "user"
@@ -133,7 +133,7 @@ async def account(hub: Hub, claims: Claims) -> User:
             return await hub.users.upsert(
                 external_id=external_id, username=username, display_name=claims.name, avatar_url=claims.picture
             )
-        except (Conflict, Invalid):  # the name is taken, or is none in a chat
+        except (Conflict, Invalid):  # the name is taken or not a valid username
             continue
     return await hub.users.upsert(external_id=external_id, username=f"user-{secrets.token_hex(8)}")
 

@@ -1,7 +1,7 @@
-"""A shop whose orders are rows of its own, and messages in the room of each customer, in one transaction.
+"""A shop that stores an order in its own table, and a message in the customer's room, in one transaction.
 
     python examples/own_tables.py migrate             # Alembic makes the shop's table, after `hubbub migrate up`
-    python examples/own_tables.py order ada tea 2     # the order and the message that confirms it, or neither
+    python examples/own_tables.py order ada tea 2     # stores the order and its confirmation, or neither
     python examples/own_tables.py orders ada
 
 The tables of the shop are SQLAlchemy's, its migrations Alembic's. hubbub's tables are in the same database, and
@@ -53,7 +53,7 @@ class Order(Base):
 
 
 def engine_of(settings: PostgresSettings) -> AsyncEngine:
-    """The shop's own connections to the database of hubbub."""
+    """The shop's own connections to hubbub's database."""
     url = URL.create(
         "postgresql+asyncpg",
         settings.user,
@@ -71,17 +71,17 @@ async def customer(hub: Hub, name: str) -> User:
 
 
 async def order(hub: Hub, session: AsyncSession, user: User, item: str, amount: int) -> Order:
-    """Place an order, and confirm it by a message of the shop's. Both are committed together."""
+    """Place an order, and confirm it by a message of the shop. Both are committed together."""
     shop = await customer(hub, SHOP)
     async with session.begin():
         chat = hub.on(session)
         placed = Order(user_id=user.id, item=item, amount=amount)
         session.add(placed)
-        await session.flush()  # now it has its number
+        await session.flush()  # now the order has its number
         room = await chat.rooms.direct(shop.id, user.id)
         message = await chat.messages.send(room.id, shop.id, f"Order {placed.id}: {amount} x {item}")
         placed.message_id = message.id
-    # The commit has announced the message to whoever follows the room.
+    # The commit has announced the message to the followers of the room.
     return placed
 
 

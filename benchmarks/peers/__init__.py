@@ -1,1 +1,1 @@
-"""The same operations with other libraries, as their users write them."""
+"""The same operations with other libraries, written in their usual way."""

@@ -1,4 +1,4 @@
-"""The limit of the table of messages: COPY of what many senders wait for."""
+"""The limit of the table of messages: a COPY of the messages of many waiting senders."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Row = tuple[UUID, UUID, int, UUID, str, str]
 
 
 class Copier:
-    """Sends share a COPY and a commit: all that are queued go together, then each caller continues.
+    """Sends share a COPY and a commit. All queued messages are copied together, then each caller continues.
 
-    The server checks neither membership nor order. The seqs are counted here, in rooms without other writers. All
-    foreign keys, checks and indexes of the table are in place.
+    The server checks neither membership nor order. This class assigns the seqs, in rooms without other writers.
+    All foreign keys, checks and indexes of the table exist.
     """
 
     def __init__(self, connections: list[asyncpg.Connection[asyncpg.Record]], heads: dict[UUID, int]) -> None:

@@ -17,7 +17,7 @@ from django.conf import settings
 
 
 class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # it has no types
-    """A client in the group that its address names."""
+    """A client in the group that its path names."""
 
     async def connect(self) -> None:
         self.group = parse_qs(self.scope["query_string"].decode())["room"][0]
@@ -33,7 +33,7 @@ class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # it has no types
 
 
 def layer_of(redis_url: str) -> dict[str, object]:
-    """Its fastest layer: the one by PUBLISH and SUBSCRIBE."""
+    """The fastest layer of channels_redis, by PUBLISH and SUBSCRIBE."""
     return {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [redis_url]}}
 
 
@@ -43,7 +43,7 @@ def configure(redis_url: str) -> None:
 
 
 def sender(redis_url: str) -> RedisPubSubChannelLayer:
-    """What sends to groups from another process."""
+    """A function that sends to groups from another process."""
     return RedisPubSubChannelLayer(hosts=[redis_url])
 
 

@@ -1,4 +1,4 @@
-"""asyncpg with its own pool of 20, returning rows, not models."""
+"""asyncpg with its own pool of 20. It returns rows instead of models."""
 
 from __future__ import annotations
 

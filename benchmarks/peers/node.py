@@ -1,4 +1,4 @@
-"""The original stack, in a process of Node.js."""
+"""The original stack, in a Node.js process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PACKAGES = HERE.parent.parent / ".venv" / "peers" / "node_modules"
 """The folder in which `make bench` installs pg and ioredis, unless HUBBUB_BENCH_NODE_MODULES names another."""
 
 WARM_UP_FACTOR = 3
-"""Of the warm-up of the others. Before that, a call takes up to 2.5 times the processor time of later ones."""
+"""A multiple of the usual warm-up. Before that, a call takes up to 2.5 times the processor time of later calls."""
 
 CONTENT = "It works on my machine, and the logs say nothing at all."
 PAYLOAD = "x" * 200
 
 STRICT = "original, strict"
-"""The original stack doing the work of hubbub on its schema, in one statement per call."""
+"""The original stack, doing hubbub's work on hubbub's schema in one statement per call."""
 BARE = "original, bare INSERT"
 ORIGINAL = "original"
 IOREDIS = "ioredis"
@@ -37,7 +37,7 @@ def node_modules() -> Path:
 
 
 def missing() -> str | None:
-    """The reason why there are no peers on Node.js, None if there are."""
+    """The reason why there are no peers on Node.js. None if there are."""
     if shutil.which("node") is None:
         return "node is not installed"
     if not (node_modules() / "pg").exists():
@@ -51,7 +51,7 @@ def skipped(*names: str) -> dict[str, str]:
 
 
 def node(load: str, callers: int, *, original: bool = False, **more: object) -> Start:
-    """A load of original.js, on the original schema or on that of hubbub."""
+    """A load of original.js, on the original schema or on hubbub's."""
 
     @asynccontextmanager
     async def start(context: Context) -> AsyncIterator[Contender]:
@@ -101,7 +101,7 @@ async def beside_original(
     name: str = ORIGINAL,
     others: Mapping[str, Start] | None = None,
 ) -> Comparison:
-    """Callers of hubbub's `step`, on both event loops, beside the same load of the original stack."""
+    """Callers of hubbub's `step` on both event loops, beside the same load of the original stack."""
     return await duel(
         context,
         pace,

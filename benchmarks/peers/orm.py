@@ -1,4 +1,4 @@
-"""SQLAlchemy 2 with its ORM and asyncio, on asyncpg: models, sessions, a pool of 20."""
+"""SQLAlchemy 2 with its ORM and asyncio on asyncpg, with models, sessions and a pool of 20."""
 
 from __future__ import annotations
 

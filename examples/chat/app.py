@@ -1,11 +1,11 @@
 """A chat in the browser: rooms, direct messages, history, typing, presence, on `hubbub.web.Gateway` and hubbub.js.
 
-    make chat                                      # in a clone: servers of its own, and two users in two windows
+    make chat                                      # in a clone: on its own servers, with two users in two windows
     uvicorn --app-dir examples/chat app:app        # on DATABASE_URL and REDIS_URL, or the servers of `hubbub up`
 
 A public server needs the options for WebSockets of docs/web.md.
 
-Accounts and the cookie are here. All else is the gateway's, under /chat, and the scripts' in the folder page.
+This file has the accounts and the cookie. The gateway under /chat and the scripts in `page` do the rest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hubbub import User, embedded, migrations, web
 PAGE = Path(__file__).parent / "page"
 CLIENT = Path(web.__file__).parent / "client" / "hubbub.js"
 
-# Pictures of people come from any host, which sees who loads them, but not the address of the page.
+# Pictures of people come from any host. It sees the browser that loads them, but not the address of the page.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: https:; connect-src 'self'; "
@@ -53,7 +53,7 @@ BODY_BYTES = 16 * 1024
 
 T = TypeVar("T")
 invitations: dict[str, str] = {}
-"""Codes that log a browser in once, with the username. Only `make chat` makes some."""
+"""One-time login codes, with their usernames. Only `make chat` creates some."""
 
 
 class SecurityHeaders:
@@ -89,7 +89,7 @@ class NewPassword(msgspec.Struct):
 
 
 async def body(request: Request, kind: type[T]) -> T:
-    """The JSON of the request. Forms of other sites cannot send this type of content."""
+    """The JSON of the request. Forms on other sites cannot send this content type."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise hubbub.Invalid("content-type", "must be application/json")
     given = bytearray()
@@ -190,13 +190,13 @@ async def main(
 ) -> None:
     """Start servers in a temporary folder, fill them, and serve until a signal.
 
-    `fill` returns the usernames of two users for two windows, and `play` runs while the chat is served. What it
-    raises ends the server and is raised here.
+    `fill` returns the usernames of two users for two windows. `play` runs while the chat is served. An error that
+    `play` raises ends the server and is raised here.
     """
-    import uvicorn  # noqa: PLC0415 - what serves this page may be another server
+    import uvicorn  # noqa: PLC0415 - another server may serve this page
     from conversation import fill as fill_with_talk  # type: ignore[import-not-found]  # noqa: PLC0415 - beside this
 
-    # SIGTERM ends it as Ctrl+C does: the servers are stopped, and their files deleted.
+    # SIGTERM ends it like Ctrl+C: the servers are stopped, and their files are deleted.
     loop, running = asyncio.get_running_loop(), asyncio.current_task()
     if running is not None:
         signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(running.cancel))
@@ -207,7 +207,7 @@ async def main(
             async with hubbub.open(settings) as hub:
                 usernames = await (fill or fill_with_talk)(hub)
             os.environ |= settings.to_env()
-            # A browser keeps the cookies of these two hosts apart: two users in two windows.
+            # A browser has separate cookies for these two hosts, so two users can log in, in two windows.
             hosts = dict(zip(usernames, ("127.0.0.1", "localhost"), strict=True))
             links = {}
             for username, host in hosts.items():
@@ -225,7 +225,7 @@ async def main(
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
-            while not server.started and not serving.done():  # noqa: ASYNC110 - nothing tells when it has
+            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn does not notify
                 await asyncio.sleep(0.05)
             for username, link in links.items():
                 print(f"{username}: {link}", flush=True)
@@ -239,7 +239,7 @@ async def main(
             try:
                 if playing is not None:
                     await asyncio.wait([serving, playing], return_when=asyncio.FIRST_COMPLETED)
-                    if playing.done() and not server.should_exit:  # else it has failed because the hub is closed
+                    if playing.done() and not server.should_exit:  # otherwise it failed because the hub was closed
                         server.should_exit = True
                         await serving
                         await playing

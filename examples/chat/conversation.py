@@ -1,4 +1,4 @@
-"""What people have said in the chat of `make chat` before it starts."""
+"""The messages in the chat of `make chat` from before its start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOMS: Final = {
     "عربي": "غرفة باللغة العربية",
 }
 
-# Minutes ago, author, what. A line for each message.
+# Minutes ago, author, text. One line per message.
 TALK: Final = {
     "general": """
 3000 grace Welcome, everybody! This room is for all of us. Introduce yourselves.
@@ -72,7 +72,7 @@ TALK: Final = {
 
 
 def lines(now: datetime) -> bytes:
-    """The log as `hubbub import` takes it."""
+    """The log as lines for `hubbub import`."""
     happened: list[dict[str, str]] = []
     for room, talk in TALK.items():
         entries = [line.split(" ", 2) for line in talk.strip().splitlines()]
@@ -85,7 +85,7 @@ def lines(now: datetime) -> bytes:
 
 
 async def fill(hub: Hub) -> tuple[str, str]:
-    """Make people and rooms. Returns the usernames of the two who sit in front of the windows."""
+    """Create people and rooms. Returns the usernames of the users of the two windows."""
     people = []
     for number, (username, display_name) in enumerate(PEOPLE.items()):
         user = await hub.register(f"{number}@example.org", username, PASSWORD)
@@ -95,7 +95,7 @@ async def fill(hub: Hub) -> tuple[str, str]:
     rooms = {}
     for name, description in ROOMS.items():
         rooms[name] = await hub.rooms.update(await hub.history.find(name), description=description, by=ada.id)
-    for user in (ada, bob):  # they have read what was said before
+    for user in (ada, bob):  # they have read the earlier messages
         for room in rooms.values():
             await hub.receipts.mark_read(room.id, user.id, up_to=room.last_seq)
     for partner, words in ((grace, "Lunch at one?"), (bob, "Hi Ada! Do you see this in the other window?")):

@@ -6,7 +6,7 @@
     python -m django migrate && python -m django createsuperuser
     uvicorn asgi:application
 
-The gateway has the event loop of the server, and so a hub of its own. The views run in threads.
+The gateway runs on the event loop of the server, and so has its own hub. The views run in threads.
 """
 
 from __future__ import annotations

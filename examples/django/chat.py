@@ -25,7 +25,7 @@ def opened() -> hubbub.sync.Hub:
 
 
 def hub() -> hubbub.sync.Hub:
-    """Opened at the first use, so after the fork of a worker. Threads that ask at the same time get one hub."""
+    """The hub of this process, shared by its threads. The first use opens it, after the fork of a worker."""
     with opening:
         return opened()
 
@@ -46,12 +46,12 @@ def account_of(user: AbstractUser) -> Account:
 
 
 def acting_user(request: HttpRequest) -> Any:
-    """The operations of the user who is logged in to Django, each of which checks what this user may do."""
+    """The operations of the user who is logged in to Django. Each checks the permissions of this user."""
     return hub().as_user(hub().users.upsert(**account_of(request.user)).id)
 
 
 class Problems:
-    """A middleware: errors of hubbub become answers by RFC 9457."""
+    """A middleware that turns errors of hubbub into responses by RFC 9457."""
 
     def __init__(self, get_response: Any) -> None:
         self._get_response = get_response

@@ -1,7 +1,7 @@
-"""Settings of a Django site with a chat. Those of hubbub are DATABASE_URL, REDIS_URL and DB_SCHEMA, as everywhere.
+"""Settings of a Django site with a chat. hubbub itself is configured by DATABASE_URL, REDIS_URL and DB_SCHEMA.
 
-Django has tables of its own, here in SQLite. In one PostgreSQL database, those of hubbub go to DB_SCHEMA=chat.
-Each of the two runs its own migrations.
+Django's own tables are here in SQLite. If both use one PostgreSQL database, set DB_SCHEMA=chat for hubbub's
+tables. Each of them runs its own migrations.
 """
 
 import os

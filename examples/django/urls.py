@@ -23,14 +23,14 @@ class Login(msgspec.Struct):
 
 class Draft(msgspec.Struct):
     id: UUID
-    """Made by the client, so that it can repeat a request without sending twice."""
+    """An id from the client, so that it can repeat the request without sending twice."""
     content: str
 
 
 @ensure_csrf_cookie
 @require_http_methods(["GET", "POST"])
 def log_in(request: HttpRequest) -> HttpResponse:
-    """A GET has the token against forged requests in a cookie, for the header `X-CSRFToken`."""
+    """A GET sets the token against forged requests as a cookie. Send it in the header `X-CSRFToken`."""
     if request.method == "POST":
         given = msgspec.json.decode(request.body, type=Login)
         user = authenticate(request, username=given.username, password=given.password)
