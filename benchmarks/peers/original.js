@@ -1,8 +1,8 @@
 // The original stack on Node.js: pg with a pool of 20 and ioredis, each as configured there.
 //
-// Reads one JSON object per line: first its load, and the addresses and contents of the servers; then windows, as
-// {"seconds", "kept"}, and {"pooled"} for the quantiles of all windows that were kept. Answers each with one line of
-// figures. Ends with its input.
+// Reads one JSON object per line. The first has the load, and the addresses and contents of the servers. The others
+// are windows, as {"seconds", "kept"}, or {"pooled"} for the quantiles of all kept windows. The answer to each is one
+// line of figures. The program ends with its input.
 const { randomUUID } = require("node:crypto");
 const readline = require("node:readline");
 const { Pool } = require("pg");
@@ -59,7 +59,7 @@ function one(rows) {
   return rows[0];
 }
 
-// Each is one operation of a caller; `n` selects the user and the room.
+// Each function is one operation of a caller. `n` selects the user and the room.
 function operations({ postgres, people, rooms, page_rooms, strict_send, content, sessions, sql, first, ...more }) {
   const pool = new Pool({ ...postgres, max: 20, idleTimeoutMillis: 30000, connectionTimeoutMillis: 0 });
   const redis = new Redis({ ...more.redis, retryStrategy: (times) => Math.min(times * 50, 2000) });
@@ -134,7 +134,7 @@ function quantiles(latencies) {
 
 const delay = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// `publish` returns the number of messages to expect.
+// `publish` returns the number of expected messages.
 async function delivered(sub, publish) {
   const latencies = [];
   sub.on("message", (_, message) => latencies.push(performance.now() - Number(message.slice(0, message.indexOf(" ")))));
@@ -149,7 +149,7 @@ async function delivered(sub, publish) {
   return figures;
 }
 
-// Publishers that each await their PUBLISH.
+// Publishers that each await their PUBLISH before the next.
 function saturated({ redis, sub, payload }, publishers, seconds) {
   let count = 0;
   const publisher = async (until) => {

@@ -1,4 +1,4 @@
-/** Clients of a test, on the gateway of gateway.js. They are stopped at its end. */
+/** Clients of a test, on the gateway of gateway.js. They are stopped at the end of the test. */
 
 import { afterEach } from "node:test";
 

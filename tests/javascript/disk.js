@@ -1,4 +1,4 @@
-/** As much of IndexedDB as the outbox needs: the rows of one store by id, and a disk that fails or does not answer. */
+/** The part of IndexedDB that the outbox needs: one store with rows by id. The disk may fail or not answer. */
 
 export function database(rows = new Map()) {
   const disk = { rows, isSilent: false, failing: 0, waiting: [] };
@@ -17,7 +17,7 @@ export function database(rows = new Map()) {
       index: () => ({ openCursor: () => request(newest) }),
     };
   };
-  /** Transactions are done one after the other, in the order in which they were made. */
+  /** Transactions run one after the other, in the order of their creation. */
   const transaction = () => {
     if (disk.failing-- > 0) throw new DOMException("the disk is full", "QuotaExceededError");
     const requests = [];
@@ -25,7 +25,7 @@ export function database(rows = new Map()) {
     setImmediate(() => {
       for (const one of requests) {
         one.result = one.work();
-        one.onsuccess?.(); // It may add a request.
+        one.onsuccess?.(); // This may add a request.
       }
       made.oncomplete();
     });
@@ -37,7 +37,7 @@ export function database(rows = new Map()) {
     else queueMicrotask(() => made.onsuccess());
     return made;
   };
-  /** Answer all that waits, and what follows. */
+  /** Answer all waiting requests, and those that follow. */
   disk.answer = () => {
     disk.isSilent = false;
     for (const made of disk.waiting.splice(0)) made.onsuccess();

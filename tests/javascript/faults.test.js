@@ -1,4 +1,4 @@
-/** Faults of networks, proxies, servers and disks that a client has to live with. */
+/** Faults of networks, proxies, servers and disks that a client has to handle. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,14 +7,14 @@ import { connect, contents, live, open } from "./clients.js";
 import { database } from "./disk.js";
 import { ADA, BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
 
-/** Let all that is due happen. */
+/** Run everything that is due. */
 async function settle() {
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
 }
 
 const typesOf = (gateway) => gateway.commands.map((command) => command.type);
 
-/** What the client listens to of a page. */
+/** The events of a page to which the client listens. */
 class Page extends EventTarget {
   document = Object.assign(new EventTarget(), { visibilityState: "visible" });
 }
@@ -33,7 +33,7 @@ test("a hello that comes late, of a connection that the client gave up, does not
   };
   const client = connect(gateway);
   await until(() => late.length);
-  context.mock.timers.tick(60_000); // Without a byte it is given up.
+  context.mock.timers.tick(60_000); // Without a byte the connection is given up.
   context.mock.timers.tick(1);
   await until(() => client.state === "live");
   late[0]();
@@ -143,7 +143,7 @@ test("a connection that died in sleep is found when the page wakes", async (cont
   context.mock.timers.tick(1_001);
   await until(() => gateway.hellos.length === 2 && client.state === "live");
   const { now } = Date;
-  context.mock.method(Date, "now", () => now() + 36_000); // The timers did not run meanwhile.
+  context.mock.method(Date, "now", () => now() + 36_000); // The timers did not run in the meantime.
   wake();
   context.mock.timers.tick(1);
   await until(() => gateway.hellos.length === 3);
@@ -546,7 +546,7 @@ test("presence is asked for again after an answer that may be another one later"
   assert.equal(client.isOnline(BOB), true);
   context.mock.timers.tick(60_000);
   await settle();
-  assert.deepEqual(asked().slice(first), [OTHER, ROOM, ROOM]); // The former call is not repeated.
+  assert.deepEqual(asked().slice(first), [OTHER, ROOM, ROOM]); // The earlier call is not repeated.
   client.stop();
 });
 
@@ -597,7 +597,7 @@ function streams() {
     const ready = { type: "ready", user_id: ADA, resumed: false, positions: {}, expires_in_seconds: null };
     const start = (controller) => {
       const [first, second] = [`data: ${JSON.stringify({ ...ready, name: "ü" })}\n\n`].map((text) => new TextEncoder().encode(text)).flatMap((bytes) => [bytes.slice(0, bytes.lastIndexOf(0xc3) + 1), bytes.slice(bytes.lastIndexOf(0xc3) + 1)]);
-      controller.enqueue(first); // Between the bytes of a letter.
+      controller.enqueue(first); // A split between the bytes of a character.
       controller.enqueue(second);
       made.cut = () => controller.error(new TypeError("network error"));
       signal.addEventListener("abort", () => controller.error(signal.reason));
@@ -626,7 +626,7 @@ test("a client whose network lets only streams through begins with a stream afte
     server.cut();
     await until(() => server.opened > opened && client.state === "live");
   }
-  assert.equal(sockets, 4); // One attempt of four, as the network may be another one.
+  assert.equal(sockets, 4); // One attempt in four, because the network may have changed.
 });
 
 test("a request with a token has no cookie of another origin, which some rules of CORS refuse", async () => {

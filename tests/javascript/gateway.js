@@ -1,11 +1,11 @@
-/** A gateway in memory, with one log per room, for tests that decide when each frame arrives. */
+/** A gateway in memory with one log per room, for tests that decide when each frame arrives. */
 
 export const ADA = "01970000-0000-7000-8000-00000000000a";
 export const BOB = "01970000-0000-7000-8000-00000000000b";
 export const ROOM = "01970000-0000-7000-8000-000000000001";
 export const OTHER = "01970000-0000-7000-8000-000000000002";
 
-/** After this long a test hangs. */
+/** A test that takes longer hangs. */
 const HANGS_AFTER_SECONDS = Number(process.env.HANGS_AFTER_SECONDS ?? 60);
 
 /** Wait for a condition that other tasks bring about. */
@@ -13,7 +13,7 @@ export async function until(condition) {
   const end = performance.now() + HANGS_AFTER_SECONDS * 1000;
   while (!condition()) {
     if (performance.now() > end) throw new Error(`this did not come: ${condition}`);
-    await new Promise(setImmediate); // Not a timer, as a test may have the clock.
+    await new Promise(setImmediate); // Not a timer, because a test may have replaced the clock.
   }
 }
 
@@ -22,10 +22,10 @@ let clock = Date.UTC(2026, 10, 29);
 export class Gateway {
   rooms = new Map();
   sockets = [];
-  /** Every command that came, without its ref. */
+  /** Every received command, without its ref. */
   commands = [];
   hellos = [];
-  /** Answers of one's own by type of command: a result, or a HubbubError-like object with `error`. */
+  /** Answers of the test by type of command: a result, or an object like a HubbubError with `error`. */
   answers = {};
   /** Commands of these types get no answer. */
   silent = new Set();
@@ -35,9 +35,9 @@ export class Gateway {
   limits = { frame_bytes: 65536, commands: 16, watched_rooms: 10 };
   /** Rooms on a page of the list. */
   roomsPerPage = Infinity;
-  /** Whether a hello is answered. */
+  /** Whether `hello` is answered. */
   isAnswering = true;
-  /** Whether a room that is sent to tells its followers. */
+  /** Whether a message is announced to the followers of its room. */
   isEchoing = true;
 
   constructor(...ids) {
@@ -100,7 +100,7 @@ export class Gateway {
     }
   }
 
-  /** Frames in one message. */
+  /** Send frames in one message. */
   say(socket, ...frames) {
     if (frames.length) setImmediate(() => socket.onmessage?.({ data: frames.map((frame) => JSON.stringify(frame)).join("\n") }));
   }
@@ -125,14 +125,14 @@ export class Gateway {
     return entry;
   }
 
-  /** A message of a user, in the log and on its way to all connections. */
+  /** Append a message of a user to the log, and send it to all connections. */
   write(roomId, userId, content, id = crypto.randomUUID()) {
     const fields = { message_type: "text", is_edited: false, deleted_at: null, reply_to: null, metadata: null };
     const message = { id, room_id: roomId, user_id: userId, content, ...fields };
     return this.append(roomId, { type: "message_sent", message }).message;
   }
 
-  /** The present state of the messages of a room, the oldest first. */
+  /** The current state of the messages of a room, the oldest first. */
   messages(id) {
     const present = new Map();
     for (const entry of this.rooms.get(id).log) if (entry.message) present.set(entry.message.id, entry.message);
@@ -144,7 +144,7 @@ export class Gateway {
     return this.append(message.room_id, { type, by: message.user_id, message: revised });
   }
 
-  // The commands.
+  // Commands, called by their names.
 
   send({ id, room_id, content }) {
     const known = this.messages(room_id).find((message) => message.id === id);
@@ -162,7 +162,7 @@ export class Gateway {
     return { room, role: "admin", last_read_seq: read, unread, partner_id: null, last_message: last, active_at };
   }
 
-  // The name of a command, which is not that of the map.
+  // The command `rooms`, whose name differs from the map.
   listRooms({ after = 0 }) {
     const ids = [...this.rooms.keys()];
     const end = Number(after) + this.roomsPerPage;

@@ -5,7 +5,7 @@ import { Client } from "../../src/hubbub/web/client/hubbub.js";
 import { database } from "./disk.js";
 import { BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
 
-/** Locks of the browser: one holder of each name, the others in a queue. */
+/** The locks of a browser: one holder per name, and a queue of the others. */
 class Locks {
   #queues = new Map();
 
@@ -42,9 +42,9 @@ class Locks {
   }
 }
 
-/** What the client listens to of a page. */
+/** The events of a page to which the client listens. */
 class Page extends EventTarget {
-  /** Whether the browser runs none of its code, as those of phones do with hidden tabs. */
+  /** Whether the browser runs none of its code, as on phones with hidden tabs. */
   isSuspended = false;
   document = Object.assign(new EventTarget(), { visibilityState: "visible" });
 
@@ -61,7 +61,7 @@ afterEach(() => {
   for (const client of clients.splice(0)) client.stop();
 });
 
-/** The channel of a tab, which is deaf and dumb while the tab is suspended. */
+/** The channel of a tab. It neither sends nor receives while the tab is suspended. */
 function channelOf(page) {
   return class {
     #channel;
@@ -84,7 +84,7 @@ function channelOf(page) {
   };
 }
 
-/** Tabs of one browser. */
+/** The tabs of one browser. */
 function browser(gateway, more = {}) {
   const options = { WebSocket: gateway.WebSocket, fetch: null, locks: new Locks(), ...more };
   const name = "url" in more ? {} : { name: `browser ${++browsers}` };
@@ -190,7 +190,7 @@ test("a tab that becomes visible takes over from a leader that the browser has s
   first.page.isSuspended = true;
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
   const { now } = Date;
-  context.mock.method(Date, "now", () => now() + 3_000); // The leader was heard before this tab asks for the lead.
+  context.mock.method(Date, "now", () => now() + 3_000); // The leader sent a message before this tab asks for the lead.
   second.page.show("visible");
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
   assert.ok(!second.isLeader);
@@ -210,7 +210,7 @@ test("a visible tab does not take over from a visible leader", async (context) =
   context.mock.method(Date, "now", () => now() + 5_000);
   const { length } = gateway.commands;
   second.page.show("visible");
-  await until(() => gateway.commands.length > length); // The leader has looked whether its connection lives.
+  await until(() => gateway.commands.length > length); // The leader has checked whether its connection is alive.
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
   context.mock.timers.tick(3_000);
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
@@ -388,7 +388,7 @@ test("a tab that was closed while it stole the lock does not keep it", async () 
   class Stolen extends Locks {
     request(name, options, hold) {
       const held = super.request(name, options, hold);
-      if (options.steal) second.stop(); // Before it is granted.
+      if (options.steal) second.stop(); // Before the lock is granted.
       return held;
     }
   }

@@ -1,4 +1,4 @@
-/** A client in Node.js that talks in one room, and prints as JSON what it has received and shows at the end. */
+/** A client in Node.js that sends to one room. At the end it prints as JSON the entries that it received and shows. */
 
 import { Client } from "../../src/hubbub/web/client/hubbub.js";
 
@@ -20,7 +20,7 @@ for (let at = 0; at < number; at++) {
   room.send(`${name} ${at}`);
   await pause(40 * Math.random());
 }
-// An acknowledgement may come before the event.
+// An acknowledgement may arrive before the event.
 const hasAll = () => room.messages.filter((message) => message.status === "sent").length === total;
 const isDone = () => client.state === "live" && hasAll() && entries.at(-1)?.seq === room.messages.at(-1).seq;
 while (!isDone()) await pause(20);

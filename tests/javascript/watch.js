@@ -16,7 +16,7 @@ await room.load();
 for (const one of client.rooms) await one.loadMembers();
 console.log("ready");
 
-// On a slow network most changes come while the stream before is still being opened.
+// On a slow network most changes happen while the previous stream is still being opened.
 for (let at = 0; at < 10; at++) {
   client.watch([roomIds[at % roomIds.length]]);
   await pause(60 * Math.random());

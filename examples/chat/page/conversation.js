@@ -1,4 +1,4 @@
-/** One room on the screen: its messages, who is typing, and the field to write in. */
+/** One room on the screen: its messages, the typing users, and the field to write in. */
 
 import { announce, avatar, bdi, dayKey, dayOf, h, hourOf, icon, iconButton, nameOf, paragraphs, perFrame, roomAvatar } from "./dom.js";
 import { confirm, editRoom, showMembers, showReaders } from "./dialogs.js";
@@ -6,10 +6,10 @@ import { VirtualList } from "./list.js";
 
 const LONGEST = 20_000;
 const GROUP_MILLISECONDS = 5 * 60_000;
-const COLLAPSED = 1_500; // Longer messages are folded until they are asked for, and those of more lines.
+const COLLAPSED = 1_500; // Longer messages are folded, as are messages of many lines.
 const COLLAPSED_LINES = 30;
-const READERS_WITHIN = 200; // Messages from the end on that show who has read up to them.
-const OLDER_WITHIN = 1_200; // Pixels to the beginning at which the next page is loaded.
+const READERS_WITHIN = 200; // The newest messages that show who has read up to them.
+const OLDER_WITHIN = 1_200; // The distance to the beginning, in pixels, at which the next page is loaded.
 const PAGE = 100;
 
 const REASONS = {
@@ -22,7 +22,7 @@ const REASONS = {
 
 const RECEIPTS = { sending: ["clock", "Sending"], sent: ["check", "Sent"], failed: ["alert", "Not sent"] };
 
-/** As much of a text as is shown of it at first. Each line costs an element. */
+/** The part of a text that is shown at first. Each line costs an element. */
 function beginning(text) {
   return text.split("\n", COLLAPSED_LINES).join("\n").slice(0, COLLAPSED).replace(/[\ud800-\udbff]$/, "");
 }
@@ -129,7 +129,7 @@ export class Conversation {
       await room.load();
       if (!room.isDirect || !room.members.size) await room.loadMembers();
     } catch {
-      // Without a connection: what is there is shown, and the client loads the room when it is back.
+      // Without a connection the loaded messages are shown, and the client loads the room after it reconnects.
     }
   }
 
@@ -141,7 +141,7 @@ export class Conversation {
     this.#watch();
   }
 
-  /** The presence of the people here, and of those of the newest direct rooms, as the list of rooms shows it. */
+  /** The presence of the members of this room, and of the newest direct rooms, which the list of rooms shows. */
   #watch() {
     const direct = this.#client.rooms.filter((room) => room.isDirect && room !== this.#room);
     const ids = [...(this.#room ? [this.#room] : []), ...direct].slice(0, this.#client.limits.watched_rooms ?? 10).map((room) => room.id);
@@ -172,7 +172,7 @@ export class Conversation {
     this.#scrolled();
   }
 
-  /** Messages, days, and the line above what is unread. An item is another object only if it looks different. */
+  /** Messages, days, and the line above unread messages. An item is a new object only if it looks different. */
   #itemsOf(room) {
     const items = [];
     const messages = room.messages.filter((message) => !message.deleted_at || message.reply_to || message.seq !== null);
@@ -224,10 +224,10 @@ export class Conversation {
     return a.user_id === b.user_id && new Date(b.created_at) - new Date(a.created_at) < GROUP_MILLISECONDS;
   }
 
-  /** Below which message the pictures of those stand who have read up to there. */
+  /** The readers by the last message that they have read, below which their pictures are shown. */
   #readersOf(room, messages) {
     const readers = new Map();
-    if (room.isDirect || room.members.size > 50) return readers; // A direct room has a second check instead.
+    if (room.isDirect || room.members.size > 50) return readers; // A direct room shows a second check instead.
     const oldest = Math.max(0, messages.length - READERS_WITHIN);
     for (const [userId, seq] of room.readMarks) {
       let at = messages.length - 1;
@@ -376,7 +376,7 @@ export class Conversation {
     const room = this.#room;
     if (!room) return;
     if (room.hasOlder && this.#list.above < OLDER_WITHIN) {
-      room.loadOlder(PAGE).catch(() => {}); // The next movement tries again.
+      room.loadOlder(PAGE).catch(() => {}); // The next scroll tries again.
     }
     if (this.#list.isAtEnd !== this.#wasAtEnd) {
       this.#wasAtEnd = this.#list.isAtEnd;
@@ -406,7 +406,7 @@ export class Conversation {
     if (room?.isLoaded && !this.#staysUnread && this.#list.isAtEnd && !document.hidden && document.hasFocus()) room.markRead();
   }
 
-  /** It stays unread until the room is opened again, or the user goes to its end. */
+  /** Mark as unread. The room stays unread until it is opened again, or the user scrolls to its end. */
   async #markUnread(message) {
     const room = this.#room;
     this.#staysUnread = true;
@@ -422,7 +422,7 @@ export class Conversation {
     }
   }
 
-  /** Go to a message, also one that is pages before. */
+  /** Go to a message, even if it is several pages back. */
   async #goTo(id) {
     const room = this.#room;
     for (let page = 0; page < 50 && !room.message(id) && room.hasOlder; page++) await room.loadOlder(200);
@@ -531,7 +531,7 @@ export class Conversation {
     }
   }
 
-  /** Up and down go through the messages, letters act on the one that has the focus. */
+  /** Up and down move between messages. Letters act on the focused message. */
   #keyInList(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("button, a")) return;
     const messages = this.#room?.messages ?? [];
@@ -573,7 +573,7 @@ export class Conversation {
     this.update();
   }
 
-  /** The text is not lost: it is in the field again, unless that has another one by now. */
+  /** Put the text back into the field, unless the field has another text by now. */
   #notChanged(room, id, content, error) {
     const message = room.message(id);
     if (this.#room === room && message && !message.deleted_at && !this.#edited && !this.field.value.trim()) {

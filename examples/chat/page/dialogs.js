@@ -1,4 +1,4 @@
-/** Dialogs: members and invitations, rooms, readers, the own profile, sessions, and questions. */
+/** Dialogs: members and invitations, rooms, readers, the user's own profile, sessions, and questions. */
 
 import { agoOf, announce, avatar, bdi, h, icon, iconButton, nameOf } from "./dom.js";
 
@@ -17,7 +17,7 @@ function open(title, content, className = "") {
 
 const problem = () => h("p", { className: "problem", role: "alert" });
 
-/** Whether the user says yes. */
+/** Whether the user confirms. */
 export function confirm(title, words, yes) {
   return new Promise((resolve) => {
     let isSure = false;
@@ -65,11 +65,11 @@ export function showMembers(client, room) {
     const shown = people.filter(({ user }) => user).map(({ user, role }) => memberRow(user, role));
     members.replaceChildren(...shown);
     if (!focused) return;
-    // An element that is moved or replaced loses the focus.
+    // A moved or replaced element would lose the focus.
     const again = focused.isConnected ? focused : rows.get(focused.dataset.id)?.node.querySelector(focused.localName);
     (again ?? search).focus();
   };
-  /** The same element as before, unless it looks different: people may be choosing in it. */
+  /** The same element as before unless it looks different, because the user may be choosing in it. */
   const memberRow = (user, role) => {
     const { nickname } = room.memberMetadata.get(user.id) ?? {};
     const mark = JSON.stringify([user, role, room.role, nickname, client.isOnline(user.id)]);
@@ -79,7 +79,7 @@ export function showMembers(client, room) {
     rows.set(user.id, { node, mark });
     return node;
   };
-  /** What this user may do with a member. The server decides, and says so if it has changed. */
+  /** The actions of this user on a member. The server decides, and refuses an action if permissions have changed. */
   const powers = (user, role) => {
     const isAdmin = room.role === "admin";
     const mayRemove = user.id !== client.userId && (isAdmin || (room.role === "moderator" && role === "member"));
@@ -164,7 +164,7 @@ export function showMembers(client, room) {
   room.loadMembers().catch(() => {});
 }
 
-/** Make a room. `created` is called with it. */
+/** Create a room. `created` is called with it. */
 export function newRoom(client, created) {
   const error = problem();
   const name = h("input", { name: "name", required: true, maxLength: 100, autocomplete: "off", dir: "auto", autofocus: true });
@@ -200,7 +200,7 @@ export function newRoom(client, created) {
   const dialog = open("New room", [form], "small");
 }
 
-/** Change a room, or delete it. */
+/** Change or delete a room. */
 export function editRoom(client, room) {
   const error = problem();
   const name = h("input", { name: "name", required: true, maxLength: 100, autocomplete: "off", dir: "auto", value: room.name });
@@ -250,7 +250,7 @@ export function editRoom(client, room) {
   name.focus();
 }
 
-/** The own name and picture, as all people of the chat see them. */
+/** The user's own name and picture, which everyone in the chat sees. */
 export async function showProfile(client) {
   const error = problem();
   const user = client.user(client.userId) ?? (await client.request({ type: "me" }).catch(() => null));
@@ -287,7 +287,7 @@ export async function showProfile(client) {
   name.focus();
 }
 
-/** Who has read a message of one's own, as it changes. */
+/** The readers of one of the user's own messages, updated live. */
 export function showReaders(client, room, message) {
   const list = h("ul", { className: "people" });
   const words = h("p", { className: "quiet", role: "status" }, "Loading…");
@@ -317,7 +317,7 @@ export function showReaders(client, room, message) {
   draw();
 }
 
-/** "Firefox on Linux", as far as the name of the browser tells. */
+/** A name such as "Firefox on Linux", as far as the browser's user agent has it. */
 function deviceOf(session) {
   const agent = String(session.data?.device ?? "");
   const browser = /Edg\//.test(agent) ? "Edge" : /Firefox\//.test(agent) ? "Firefox" : /Chrom(?:e|ium)\//.test(agent) ? "Chrome" : /Safari\//.test(agent) ? "Safari" : null;
@@ -326,7 +326,7 @@ function deviceOf(session) {
   return system ? `${browser} on ${system}` : browser;
 }
 
-/** Where the user is logged in, with a button to end each session. */
+/** The sessions of the user, each with a button that ends it. */
 export async function showSessions(client) {
   const list = h("ul", { className: "people sessions" });
   const error = problem();

@@ -1,6 +1,6 @@
-/** Small tools for elements, people and times. Text gets in as text only: there is no innerHTML in this chat. */
+/** Small tools for elements, people and times. Text is only inserted as text: this chat uses no innerHTML. */
 
-/** An element. Properties that begin with "on" are listeners, and others are attributes unless the element has them. */
+/** An element. Properties that begin with "on" are listeners. Others that the element lacks become attributes. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -50,12 +50,12 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with an icon. Its label is read out, and shown by the browser when the pointer rests on it. */
+/** A button with an icon. Its label is for screen readers, and is the tooltip. */
 export function iconButton(name, label, onclick, properties = {}) {
   return h("button", { type: "button", className: "icon-button", title: label, "aria-label": label, onclick, ...properties }, icon(name));
 }
 
-/** A name that cannot change the direction of the text around it. */
+/** A name, which cannot change the direction of the text around it. */
 export function bdi(text, className) {
   return h("bdi", { className: className ?? "" }, text);
 }
@@ -64,14 +64,14 @@ export const nameOf = (user) => user?.display_name || user?.username || "Deleted
 
 const HUES = [12, 32, 84, 150, 172, 200, 228, 262, 292, 330];
 
-/** One of ten colours, always the same one for an id. */
+/** One of ten colours, always the same for an id. */
 function hueOf(id) {
   let sum = 0;
   for (const character of id ?? "") sum = (sum * 31 + character.charCodeAt(0)) >>> 0;
   return sum % HUES.length;
 }
 
-/** The address of a user's picture, if the policy of this page lets it be loaded. */
+/** The address of a user's picture, if the policy of this page allows it. */
 function pictureOf(user) {
   if (!user?.avatar_url) return null;
   let address;
@@ -123,7 +123,7 @@ export function dayOf(time) {
   return (new Date(time).getFullYear() === new Date().getFullYear() ? date : fullDate).format(new Date(time));
 }
 
-/** The time, as short as a list of rooms needs it. */
+/** A short form of the time, for the list of rooms. */
 export function shortTimeOf(time) {
   const days = daysAgo(time);
   if (days === 0) return hourOf(time);
@@ -142,7 +142,7 @@ export const dayKey = midnight;
 
 const LINK = /https?:\/\/[^\s<>"'\u202a-\u202e\u2066-\u2069]+[^\s<>"'.,;:!?)\]\u202a-\u202e\u2066-\u2069]/g;
 
-/** Text with links. Each paragraph has the direction of its own first letter. */
+/** Text with links. Each paragraph has the direction of its first letter. */
 export function paragraphs(text) {
   return text.split("\n").map((line) => {
     const paragraph = h("p", { dir: "auto" });
@@ -162,7 +162,7 @@ function link(address) {
 
 let announcing = null;
 
-/** Have a screen reader say it, without moving the focus. */
+/** Have a screen reader announce the text, without moving the focus. */
 export function announce(text) {
   const region = document.getElementById("announcements");
   region.textContent = "";
@@ -170,13 +170,13 @@ export function announce(text) {
   announcing = setTimeout(() => (region.textContent = text), 50);
 }
 
-/** Once per frame of the screen, however often it is asked for. */
+/** A function that runs at most once per frame, however often it is called. */
 export function perFrame(draw) {
   let isDue = false;
   return () => {
     if (isDue) return;
     isDue = true;
-    // A hidden tab has no frames: its title and its lists are kept all the same.
+    // A hidden tab has no frames. Its title and lists are still updated.
     const now = () => {
       isDue = false;
       draw();

@@ -1,14 +1,14 @@
 /**
- * A list of which only what is on the screen has elements, for any number of items of any height.
+ * A list in which only visible items have elements, for any number of items of any height.
  *
- * Heights are measured as items come onto the screen, and guessed before. The item at the upper edge keeps its place
- * when items come in before it, change, or turn out higher than guessed. At the end the list follows new items.
+ * Heights are estimated until items become visible, and then measured. The item at the upper edge stays in place when
+ * earlier items are added, change, or are higher than estimated. At its end the list follows new items.
  */
 
 import { h } from "./dom.js";
 
 const GUESS = 64;
-const BEYOND = 800; // Pixels above and below the screen that have elements as well.
+const BEYOND = 800; // Items within this many pixels above and below the screen have elements, too.
 const NEAR_THE_END = 60;
 
 export class VirtualList {
@@ -26,7 +26,7 @@ export class VirtualList {
   #width = 0;
   #resized = new ResizeObserver((entries) => this.#measured(entries));
 
-  /** `items` have a `key`, and are equal if `isSame` says so. `scrolled` is called after each movement. */
+  /** `items` have a `key`. `isSame` compares two of them. `scrolled` is called after each movement. */
   constructor(scroller, { render, scrolled }) {
     this.#scroller = scroller;
     this.#render = render;
@@ -48,7 +48,7 @@ export class VirtualList {
     return this.#isAtEnd;
   }
 
-  /** How many pixels are above the screen. */
+  /** The number of pixels above the screen. */
   get above() {
     return this.#scroller.scrollTop;
   }
@@ -67,7 +67,7 @@ export class VirtualList {
     this.#draw(anchor);
   }
 
-  /** Forget all, for another room. */
+  /** Forget all items, for another room. */
   clear() {
     this.#isAtEnd = true;
     this.#heights.clear();
@@ -80,9 +80,9 @@ export class VirtualList {
     this.#draw();
   }
 
-  /** Bring an item onto the screen: to its middle, or only as far as needed. */
+  /** Scroll an item to the middle of the screen, or only as far as needed. */
   show(key, { nearest = false } = {}) {
-    // What was guessed is measured on the way, which moves the goal.
+    // Estimated heights are measured on the way, which moves the target.
     for (let attempt = 0; attempt < 5; attempt++) {
       const at = this.#index.get(key);
       if (at === undefined) return;
@@ -103,14 +103,14 @@ export class VirtualList {
     return scrollHeight - scrollTop - clientHeight;
   }
 
-  /** What is to stay where it is: the end, or the first item on the screen that will still be there. */
+  /** The anchor that stays in place: the end, or the first visible item that will still be there. */
   #anchor() {
     if (this.#isAtEnd) return { isAtEnd: true };
     const top = this.#scroller.scrollTop;
     const keys = [];
     for (let at = this.#find(top); at < this.#items.length && keys.length < 20; at++) {
       const { key } = this.#items[at];
-      // One whose height is a guess would push those below it when it is measured.
+      // An item with an estimated height would move the items below it when it is measured.
       if (this.#heights.has(key)) keys.push({ key, below: this.#offsets[at] - top });
     }
     return { keys };
@@ -193,12 +193,12 @@ export class VirtualList {
       node.remove();
       this.#nodes.delete(key);
     }
-    // Few messages stand at the lower edge, above the field to write in.
+    // A short list is at the lower edge, above the field to write in.
     const free = Math.max(0, this.#scroller.clientHeight - this.#offsets[this.#items.length]);
     this.#window.style.transform = `translateY(${free + (this.#offsets[first] ?? 0)}px)`;
   }
 
-  /** Returns whether a height is another one than it was or was guessed. */
+  /** Measure visible items. Returns whether a height differs from its last value or estimate. */
   #measure(first, last) {
     let hasChanged = false;
     for (let at = first; at < last; at++) {

@@ -11,7 +11,7 @@ export async function post(path, body) {
   throw new Error(`${field}${problem.detail ?? "The server does not answer."}`);
 }
 
-/** The page before the chat. `entered` is called with the id of the user. */
+/** The page before the chat. `entered` is called with the id of the logged-in user. */
 export function loginPage({ words, entered }) {
   let isNew = false;
   const error = h("p", { className: "problem", role: "alert" });

@@ -1,4 +1,4 @@
-/** The chat: who is logged in, what is on the screen, and the keys that work everywhere. */
+/** The chat: the login, the layout, and the global keys. */
 
 import { Client } from "/hubbub.js";
 
@@ -9,7 +9,7 @@ import { loginPage, post } from "./login.js";
 import { Sidebar } from "./sidebar.js";
 
 const app = document.getElementById("app");
-const KNOWN = "hubbub-user"; // So that the chat also opens without a network, and shows what waits to be sent.
+const KNOWN = "hubbub-user"; // So that the chat also opens without a network, and shows unsent messages.
 
 const WORDS = {
   connecting: "Connecting…",
@@ -18,7 +18,7 @@ const WORDS = {
   idle: "Connecting…",
 };
 
-/** Where the browser blocks storage, the chat only opens with a network. */
+/** If the browser blocks storage, the chat only opens with a network. */
 function known() {
   try {
     return localStorage.getItem(KNOWN);
@@ -41,7 +41,7 @@ async function start() {
   try {
     response = await fetch("/api/me");
   } catch {
-    // Without a network: as the user of before.
+    // Without a network the last user is assumed.
   }
   if (response?.status === 401) return logIn();
   const userId = response?.ok ? (await response.json()).id : known();
@@ -58,11 +58,11 @@ function logIn(words) {
 
 function enter(userId) {
   remember(userId);
-  const session = new AbortController(); // Ends the listeners of this user on the page.
+  const session = new AbortController(); // Removes the listeners of this user.
   const { signal } = session;
-  // A name of its own for each user, so that nothing is sent under another user's name.
+  // A separate name for each user, so that nothing is sent as another user.
   const client = new Client({ url: "/chat", userId, name: userId });
-  globalThis.chat = client; // For a look from the console of the browser.
+  globalThis.chat = client; // For the console of the browser.
 
   const open = (room) => {
     location.hash = `#${room.id}`;
@@ -133,7 +133,7 @@ function enter(userId) {
       conversation.status.replaceChildren(...(words ? [icon(client.state === "waiting" ? "alert" : "clock"), words] : []));
       conversation.status.classList.toggle("shown", Boolean(words));
     };
-    // A short break is not worth a word.
+    // A short interruption is not shown.
     if (words) waited = setTimeout(draw, client.state === "waiting" ? 400 : 1_000);
     else draw();
   };
@@ -151,7 +151,7 @@ function enter(userId) {
     if (state === "stopped" && reason && !isLeaving) ended(reason);
   });
 
-  /** On a wide screen the newest room is open from the start. */
+  /** On a wide screen the newest room is open at the start. */
   function openFirst() {
     const off = client.on("rooms", () => {
       if (!client.rooms.length) return;

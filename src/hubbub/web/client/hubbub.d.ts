@@ -1,4 +1,4 @@
-/** Types of hubbub.js. Fields in snake_case come from the server as they are (docs/protocol.md). */
+/** Types of hubbub.js. Fields in snake_case have the form of the server (docs/protocol.md). */
 
 import type { Commands, Entry, Message as StoredMessage, MessageType, PublicUser as User, Role } from "./frames.d.ts";
 import type { Room as RoomInfo, Session, SessionList } from "./frames.d.ts";
@@ -15,18 +15,18 @@ export type CommandType = keyof Commands;
 
 /** A message that a room shows. */
 export interface Message extends Omit<StoredMessage, "seq"> {
-  /** Null until the server has it. */
+  /** Null until the server has stored the message. */
   readonly seq: number | null;
   readonly status: Status;
-  /** While it is `sending` or `failed`: whether it is on the disk, and so outlives the page. */
+  /** For `sending` and `failed`: whether it is stored on the disk and so outlives the page. */
   readonly isStored?: boolean;
-  /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
+  /** The reason for `failed`: an error of docs/protocol.md, or `too-large`. */
   readonly error?: string | null;
-  /** The same in words, such as the text of the error that a hook of the gateway raised. */
+  /** The same as text, such as the message of an error that a hook of the gateway raised. */
   readonly detail?: string | null;
 }
 
-/** Why the client has stopped: a code of docs/protocol.md. */
+/** The reason why the client has stopped: a code of docs/protocol.md. */
 export interface Reason {
   readonly code: number;
   readonly detail: string | null;
@@ -41,33 +41,33 @@ export class HubbubError extends Error {
     field?: string | null;
     outcome_unknown?: boolean;
   });
-  /** Of docs/protocol.md, or `timeout`, `disconnected`, `stopped`, `too-large`, `not-logged-in`. */
+  /** An error of docs/protocol.md, or `timeout`, `disconnected`, `stopped`, `too-large` or `not-logged-in`. */
   readonly error: string;
   readonly retry: boolean;
   readonly after: number | null;
   readonly field: string | null;
-  /** Whether the command may have been done: it was sent, and no answer came. */
+  /** Whether the command may have been done: it was sent and got no answer. */
   readonly outcomeUnknown: boolean;
 }
 
-/** A UUID of version 7. Those of one tab are in the order in which they were made. */
+/** A UUID of version 7. The ids of one tab sort in the order of their creation. */
 export function newId(): string;
 
 export interface Events {
   /** The state of the connection has changed. */
   state: (state: State, reason: Reason | null) => void;
-  /** The connection is open. `isFresh` if nothing was resumed: rooms that were loaded are loaded again. */
+  /** The connection is open. With `isFresh` nothing was resumed, and loaded rooms are reloaded. */
   ready: (isFresh: boolean) => void;
-  /** The list of rooms, or anything that is shown in it. */
+  /** The list of rooms has changed, or its content. */
   rooms: () => void;
-  /** The messages, members or read marks of a room. */
+  /** The messages, members or read marks of a room have changed. */
   messages: (room: Room) => void;
   /** A new message of another user. */
   message: (room: Room, message: StoredMessage) => void;
-  /** An entry of a log, once and in order. After a gap the room is loaded again. */
+  /** An entry of a log, once and in order. After a gap the room is reloaded. */
   entry: (entry: Entry, isGap: boolean) => void;
   typing: (room: Room) => void;
-  /** Of this user, or null: of any. */
+  /** The presence of this user has changed, or with null that of any user. */
   presence: (userId: string | null) => void;
   /** Profiles were loaded or have changed. */
   people: () => void;
@@ -76,18 +76,18 @@ export interface Events {
 }
 
 export interface Options {
-  /** Where the gateway is mounted, such as `/chat`. */
+  /** The path or URL of the gateway, such as `/chat`. */
   url: string | URL;
   /**
-   * Known before the first connection, so that messages can be written without one. Where the gateway knows the client
-   * as another user, it stops with 4401.
+   * The id of the user, so that messages can be written before the first connection. If the gateway authenticates the
+   * client as another user, the client stops with 4401.
    */
   userId?: string;
-  /** For applications without a cookie. Called before each connection, which waits up to 30 seconds for it. */
+  /** For applications without a cookie. It is called before each connection, and may take up to 30 seconds. */
   getToken?: () => string | null | Promise<string | null>;
   /** The `token` of an earlier client whose messages the application has stored. */
   resume?: string;
-  /** Of the database, the lock and the channel of the tabs; by default the URL and `userId`. */
+  /** The name of the database, the lock and the channel of the tabs. By default it is made of the URL and `userId`. */
   name?: string;
   WebSocket?: unknown;
   fetch?: typeof fetch | null;
@@ -99,9 +99,9 @@ export interface Options {
 }
 
 export interface RequestOptions {
-  /** Not to be sent again after a break. Give it for commands that must not be done twice. */
+  /** Do not repeat the command after an interruption. Set this for commands that must not be done twice. */
   once?: boolean;
-  /** Until it fails with `timeout`; 30. */
+  /** The time after which it fails with `timeout`. Default: 30. */
   seconds?: number;
 }
 
@@ -121,23 +121,23 @@ export class Room {
   readonly lastMessage: StoredMessage | null;
   readonly lastReadSeq: number;
   readonly activeAt: string;
-  /** By user id, once `loadMembers` has been called. */
+  /** The roles by user id, once `loadMembers` has been called. */
   readonly members: ReadonlyMap<string, Role>;
-  /** What the application keeps about each member in this room, by user id, as far as there is anything. */
+  /** The application's metadata of each member in this room, by user id. Members without any are missing. */
   readonly memberMetadata: ReadonlyMap<string, Readonly<Record<string, unknown>>>;
-  /** Up to which `seq` other members have read, as far as it is known. */
+  /** The `seq` up to which other members have read, as far as it is known. */
   readonly readMarks: ReadonlyMap<string, number>;
-  /** The oldest first, those on their way last. Another array after each change. */
+  /** The oldest first, unsent messages last. A new array after each change. */
   readonly messages: readonly Message[];
-  /** Messages of others after the read mark. The server counts up to 100. */
+  /** The number of messages of others after the read mark. The server counts up to 100. */
   readonly unread: number;
-  /** Ids of the other users who are typing. */
+  /** The ids of the other users who are typing. */
   readonly typing: string[];
   message(id: string): Message | undefined;
   load(): Promise<void>;
   /** Returns whether there are more. */
   loadOlder(limit?: number): Promise<boolean>;
-  /** Forget all messages that are loaded but the newest, 100 unless given. For a room that is no longer shown. */
+  /** Forget all loaded messages except the newest, by default 100. For a room that is no longer shown. */
   forgetOlder(keep?: number): void;
   send(
     content: string,
@@ -145,14 +145,14 @@ export class Room {
   ): Message;
   retry(id: string): void;
   discard(id: string): void;
-  /** Not kept for later: without a connection it rejects with `timeout` after 30 seconds. */
+  /** Not stored for later. Without a connection it rejects with `timeout` after 30 seconds. */
   edit(id: string, content: string): Promise<void>;
-  /** As `edit`. A message that was not sent is taken out by `discard`. */
+  /** Like `edit`. `discard` removes an unsent message. */
   delete(id: string): Promise<void>;
   markRead(seq?: number | null): void;
-  /** Nothing from this `seq` on is read. */
+  /** Mark everything from this `seq` on as unread. */
   markUnread(seq: number): Promise<void>;
-  /** Who has read a message. `readAt` is null where the room keeps no times. */
+  /** The readers of a message. `readAt` is null if the room keeps no times. */
   readers(id: string): Promise<{ userId: string; readAt: string | null }[]>;
   startTyping(): void;
   stopTyping(): void;
@@ -161,7 +161,7 @@ export class Room {
   setRole(userId: string, role: Role): Promise<void>;
   /** End the membership of another user. */
   remove(userId: string): Promise<void>;
-  /** Change what is given. */
+  /** Change the given properties. */
   update(changes: { name?: string; description?: string | null; isPrivate?: boolean }): Promise<void>;
   leave(): Promise<void>;
   /** Delete the room with all its messages, for all members. */
@@ -179,7 +179,7 @@ export class Client {
   readonly isDurable: boolean;
   readonly isLeader: boolean;
   readonly rooms: readonly Room[];
-  /** Returns a function that ends it. */
+  /** Returns a function that removes the listener. */
   on<Name extends keyof Events>(name: Name, listener: Events[Name]): () => void;
   start(): void;
   stop(): void;
@@ -191,14 +191,14 @@ export class Client {
     command: Commands[Type]["frame"] & { type: Type },
     options?: RequestOptions,
   ): Promise<Commands[Type]["result"]>;
-  /** A command of the application's own. */
+  /** A command of the application. */
   request(command: { type: string; [field: string]: unknown }, options?: RequestOptions): Promise<any>;
   createRoom(name: string, options?: { description?: string | null; isPrivate?: boolean }): Promise<Room>;
   direct(userId: string): Promise<Room>;
   join(roomId: string): Promise<Room>;
   publicRooms(prefix?: string): Promise<RoomInfo[]>;
   searchUsers(prefix: string, limit?: number): Promise<User[]>;
-  /** Change what is given of the own profile. Null clears it. */
+  /** Change the given properties of the user's own profile. Null clears a property. */
   updateProfile(changes: {
     username?: string;
     displayName?: string | null;

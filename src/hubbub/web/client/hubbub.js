@@ -5,37 +5,37 @@
  *     client.on("messages", (room) => draw(room.messages));
  *     client.start();
  *
- * The client holds the position of every room and tells it to the server when it connects, so it continues without a
- * gap or a repeat after a second or a year. What is sent goes to an outbox first, under an id that the client makes,
- * and leaves it when the server has acknowledged it. docs/client.md describes the whole, docs/protocol.md the frames.
+ * The client keeps its position in every room and sends the positions when it connects. So it continues without a gap
+ * or a repeat, after a second or a year. A message that is sent goes to an outbox first, with an id from the client. It
+ * leaves the outbox when the server acknowledges it. docs/client.md describes the client, docs/protocol.md the frames.
  */
 
 const SUBPROTOCOL = "hubbub.1";
-const CONNECT_SECONDS = 5; // Until a transport is open. A login may take longer, as after a restart of the server.
-const REQUEST_SECONDS = 30; // A break of a tunnel or a restart of the server is shorter.
-const STABLE_SECONDS = 10; // A connection that lasted this long ends the backoff.
-const LONGEST_WAIT_SECONDS = 30; // A network that is back is found within, also without an event of the browser.
-const FIRST_WAIT_SECONDS = 0.5; // Most breaks are of one connection, and the next attempt succeeds.
-const GRACE_SECONDS = 10; // After the interval of pings without a byte, the connection is dead.
+const CONNECT_SECONDS = 5; // Until a transport is open. A login may take longer, such as after a restart of the server.
+const REQUEST_SECONDS = 30; // Longer than a tunnel or a restart of the server interrupts.
+const STABLE_SECONDS = 10; // A connection of this length ends the backoff.
+const LONGEST_WAIT_SECONDS = 30; // A network that is back is noticed within this time, even without a browser event.
+const FIRST_WAIT_SECONDS = 0.5; // Most interruptions concern one connection, and the next attempt succeeds.
+const GRACE_SECONDS = 10; // Without a byte for the ping interval and this time, the connection is dead.
 const PROBE_SECONDS = 5; // A connection that may have died in sleep has this long to answer.
-const AT_ONCE = 16; // As many commands as a gateway runs at once, which `ready` may change.
+const AT_ONCE = 16; // Commands that a gateway runs at once, unless `ready` has another number.
 const LONGEST_TIMER = 2 ** 31 - 1; // In milliseconds. A longer one fires at once.
-const MANY_ROOMS = 128; // With more a client sends fingerprints of its positions first: 128 positions are 9 KB.
-const MOST_PAGES = 1024; // Of the protocol, as are the 10 rooms on a page.
-const PAGE = 50; // Messages: more than a screen has, in one frame of some 20 KB.
+const MANY_ROOMS = 128; // In more rooms a client sends fingerprints of its positions first. 128 positions are 9 KB.
+const MOST_PAGES = 1024; // From the protocol, like the 10 rooms on a page.
+const PAGE = 50; // Messages: more than a screen shows, in one frame of some 20 KB.
 const WATCHED_ROOMS = 10; // The limit of a gateway whose `ready` names none.
-const TYPING_AGAIN_SECONDS = 3; // Half of the next, so that one lost frame does not end it for others.
-const TYPING_SECONDS = 6; // Of the protocol: others end typing without another start by then.
-const BEAT_SECONDS = 10; // The leader of the tabs shows that it is there.
-const FROZEN_SECONDS = 60; // Browsers let hidden tabs run timers once a minute, so a silent leader may be alive before.
-const LEADER_SECONDS = 3; // A leader that is asked and is not suspended answers within.
+const TYPING_AGAIN_SECONDS = 3; // Half of the next, so that one lost frame does not end typing for others.
+const TYPING_SECONDS = 6; // From the protocol: without another start, other clients end typing then.
+const BEAT_SECONDS = 10; // The interval at which the leader of the tabs reports to the others.
+const FROZEN_SECONDS = 60; // Browsers run timers of hidden tabs once a minute, so a leader may be silent for that long.
+const LEADER_SECONDS = 3; // A leader that is not suspended answers within this time.
 const DISK_SECONDS = 3; // Some releases of Safari never answer when IndexedDB is opened.
 
 // ---------------------------------------------------------------------------------------------------------- values
 
-/** An answer of the server that refuses a command, or the reason why there is none. */
+/** A refusal of a command by the server, or the reason why there is no answer. */
 export class HubbubError extends Error {
-  /** @param {object} frame An `error` of docs/protocol.md, of which `detail` and what follows it may be missing. */
+  /** @param {object} frame An `error` of docs/protocol.md. `detail` and the fields after it may be missing. */
   constructor({ error, detail, retry = false, after = null, field = null, outcome_unknown = false }) {
     super(detail ?? error);
     this.name = "HubbubError";
@@ -50,7 +50,7 @@ export class HubbubError extends Error {
 let lastMillisecond = 0;
 let lastCount = 0;
 
-/** A UUID of version 7. Those of one tab are in the order in which they were made. */
+/** A UUID of version 7. The ids of one tab sort in the order of their creation. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   const now = Date.now();
@@ -70,10 +70,10 @@ export function newId() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
-/** The longest wait in seconds before this attempt, counted from 0. The caller takes a random part of it. */
+/** The longest wait in seconds before this attempt, counted from 0. The caller waits a random part of it. */
 const backoff = (attempt) => Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** attempt);
 
-/** Positions in frames of at most 500, at least one. */
+/** Splits positions into frames of at most 500. There is at least one frame. */
 function inFrames(positions) {
   const frames = [];
   for (let at = 0; at === 0 || at < positions.length; at += 500) {
@@ -85,7 +85,7 @@ function inFrames(positions) {
 /** The page of a room, by the random bits at the end of its id. The number of pages is a power of two. */
 const pageOf = (roomId, pages) => Number.parseInt(roomId.slice(-4), 16) % pages;
 
-/** A digest of the rooms and cursors of a page, as the server makes it: 12 characters. */
+/** A digest of the rooms and cursors of a page, like that of the server, in 12 characters. */
 async function fingerprint(page) {
   const lines = page.map(([roomId, cursor]) => roomId.replaceAll("-", "") + cursor).sort();
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(lines.join("")));
@@ -109,7 +109,7 @@ class Emitter {
         listener(...values);
       } catch (error) {
         queueMicrotask(() => {
-          throw error; // A listener that fails stops neither the others nor the client.
+          throw error; // A failing listener stops neither the others nor the client.
         });
       }
     }
@@ -129,7 +129,7 @@ class WebSocketTransport {
     this.#socket.onopen = opened;
     this.#socket.onmessage = (message) => received(String(message.data).split("\n"));
     this.#socket.onclose = (close) => closed(close.code);
-    this.#socket.onerror = () => {}; // A close follows, which says all that is known.
+    this.#socket.onerror = () => {}; // A close event follows, with all that is known.
   }
 
   hello(hello, rest) {
@@ -146,20 +146,20 @@ class WebSocketTransport {
   }
 }
 
-/** Whether an answer is the gateway's, not that of a proxy or a captive portal. */
+/** Whether an answer comes from the gateway, and not from a proxy or a captive portal. */
 const isProblem = ({ headers }) => (headers.get("Content-Type") ?? "").startsWith("application/problem+json");
 
-/** The code of the WebSocket for an answer that refuses a request. */
+/** The WebSocket code that corresponds to an answer that refuses a request. */
 const codeOf = (response) => (isProblem(response) && { 401: 4401, 403: 4403 }[response.status]) || 1006;
 
-/** Events by a stream that `fetch` reads, commands by POST: for networks that let no WebSocket through. */
+/** Events by a stream that `fetch` reads, commands by POST. For networks that block WebSockets. */
 class StreamTransport {
   #options;
   #on;
   #abort = new AbortController();
   #stream = null;
   #hello;
-  #token = null; // That of the stream. The next one has the newest token.
+  #token = null; // The token of the stream. The next stream has the newest token.
   #isOpen = false;
   #watched = [];
   #wanted = [];
@@ -176,7 +176,7 @@ class StreamTransport {
     this.#follow(positions);
   }
 
-  /** Read a stream, instead of the one before. */
+  /** Read a stream in place of the previous one. */
   async #follow(positions) {
     this.#stream?.abort();
     this.#isOpen = false;
@@ -192,7 +192,7 @@ class StreamTransport {
       this.#followWanted();
       await this.#read(response.body.getReader(), stream);
     } catch {
-      // The network: as the end of the stream.
+      // A network error counts as the end of the stream.
     }
     end(1006);
   }
@@ -213,7 +213,7 @@ class StreamTransport {
     if (command.type === "auth") return this.#renew(ref, command.token);
     try {
       const response = await this.#post("commands", command);
-      if (codeOf(response) === 4401) return this.#end(4401); // As on the stream. What is in flight has no answer.
+      if (codeOf(response) === 4401) return this.#end(4401); // As on the stream. Requests in flight have no answer.
       if (!response.ok && !isProblem(response)) throw new Error("an answer of a proxy");
       const body = await response.json();
       if (response.ok && command.type === "watch") this.#watch(command.room_ids);
@@ -226,14 +226,14 @@ class StreamTransport {
     }
   }
 
-  /** A stream is told when it begins which rooms are watched. The next one goes on where the client is. */
+  /** A stream gets the watched rooms when it begins, so this opens another one at the client's positions. */
   #watch(roomIds) {
     this.#wanted = roomIds;
-    // A stream that the server gets late would close the one after it, as it is of the same device.
+    // A stream that reaches the server late would close the next one, because both have the same device.
     if (this.#isOpen) this.#followWanted();
   }
 
-  /** Each request has the newest token. Only the stream goes on with the one of its beginning. */
+  /** Each request has the newest token. Only the stream keeps the token from its beginning. */
   #renew(ref, token) {
     this.#hello.token = token;
     this.#answer({ type: "ack", ref, result: null });
@@ -255,8 +255,8 @@ class StreamTransport {
     const headers = { "Content-Type": "application/json" };
     if (this.#hello.token) headers.Authorization = `Bearer ${this.#hello.token}`;
     const { fetch, url } = this.#options;
-    // The cookie goes to another host of the same site as well, as it does for a WebSocket. With a token it is not
-    // needed, and a browser hides answers with `Access-Control-Allow-Origin: *` from requests that may have cookies.
+    // The cookie is also sent to other hosts of the same site, as for a WebSocket. With a token it is not needed, and
+    // a browser hides answers with `Access-Control-Allow-Origin: *` from requests that may have cookies.
     const credentials = this.#hello.token ? "same-origin" : "include";
     return fetch(new URL(path, url), { method: "POST", credentials, headers, body: JSON.stringify(body), signal });
   }
@@ -278,7 +278,7 @@ class StreamTransport {
  * One connection at a time, until `stop`.
  *
  *     idle -> connecting -> catching_up -> live -> waiting -> connecting ...
- *                                any of them -> stopped, by `stop` or by a code that says not to come back
+ *                                any of them -> stopped, by `stop` or by a code after which clients stay away
  */
 class Connection {
   state = "idle";
@@ -291,8 +291,8 @@ class Connection {
   #heardAt = 0;
   #hasExpiry = false;
   #attempts = 0;
-  #turn = 0; // Attempts since the choice between socket and stream began.
-  #usual = null; // The transport that was ready last.
+  #turn = 0; // Attempts since the choice between socket and stream started.
+  #usual = null; // The last transport that was ready.
   #isHeldBack = false;
   #bye = null;
   #timer = null;
@@ -317,20 +317,20 @@ class Connection {
     if (this.state === "idle" || this.state === "stopped") this.#connect();
   }
 
-  /** The network may be back, or may have been another one: connect now, or find out whether the connection lives. */
+  /** The network may be back or may have changed: connect now, or check whether the connection is alive. */
   wake() {
     if (this.state === "waiting" && !this.#isHeldBack) this.#connect();
     else if (this.state === "connecting" && this.#transport) this.#expectWithin(PROBE_SECONDS);
     if (!this.#isReady) return;
-    const silentSeconds = (Date.now() - this.#heardAt) / 1000; // Timers stop while a machine sleeps.
+    const silentSeconds = (Date.now() - this.#heardAt) / 1000; // Timers stop while a machine is asleep.
     if (silentSeconds > this.#pingSeconds + GRACE_SECONDS) return this.#lost(1006);
-    if (!(this.#transport instanceof WebSocketTransport)) return; // An answer to a POST says nothing about the stream.
-    // The gateway has no such frame, and answers so without asking a server.
+    if (!(this.#transport instanceof WebSocketTransport)) return; // An answer to a POST proves nothing about the stream.
+    // The gateway refuses this unknown frame without a query.
     this.#transport.send({ type: "probe", ref: ++this.#lastRef });
     this.#expectWithin(PROBE_SECONDS);
   }
 
-  /** End the connection, which `start` begins again. Returns the requests that have no answer. */
+  /** End the connection. `start` connects again. Returns the requests that have no answer. */
   pause() {
     if (this.state === "stopped") return [];
     this.#drop();
@@ -347,13 +347,13 @@ class Connection {
     this.#enter("stopped");
   }
 
-  /** The caller has what was missed. */
+  /** The caller has loaded everything that was missed. */
   caughtUp() {
     if (this.state === "catching_up") this.#enter("live");
   }
 
   /**
-   * The result of a command. It is sent again after a break, unless `once`: then its outcome is unknown.
+   * The result of a command. It is sent again after an interruption. With `once` its outcome is unknown instead.
    */
   request(command, { once = false, seconds = REQUEST_SECONDS } = {}) {
     return new Promise((resolve, reject) => {
@@ -422,8 +422,8 @@ class Connection {
   }
 
   /**
-   * Where nothing has worked yet, two attempts of four are streams. Later one of four is of the other transport: a
-   * server that is away is more likely than a network that has changed.
+   * Until a transport has worked, two of four attempts are streams. Later one of four uses the other transport, because
+   * a server that is down is more likely than a changed network.
    */
   #nextTransport() {
     const { WebSocket, fetch } = this.#options;
@@ -439,7 +439,7 @@ class Connection {
     const hello = { type: "hello", device: this.#device };
     if (token) hello.token = token;
     const positions = Object.entries(this.#on.positions());
-    // Pages without TLS have no digests, and streams take positions in their body.
+    // Pages without TLS have no crypto.subtle, and streams have the positions in their body.
     if (positions.length > MANY_ROOMS && globalThis.crypto.subtle && transport instanceof WebSocketTransport) {
       const pages = Math.min(2 ** Math.ceil(Math.log2(positions.length / 10)), MOST_PAGES);
       this.#pages = Array.from({ length: pages }, () => []);
@@ -453,7 +453,7 @@ class Connection {
     transport.hello(hello, rest.map((frame) => ({ type: "positions", ...frame })));
   }
 
-  /** The server has other heads on these pages of positions. */
+  /** The server asks for the positions on these pages, because its heads differ. */
   #sendPages(numbers) {
     const positions = numbers.flatMap((number) => this.#pages[number] ?? []);
     for (const frame of inFrames(positions)) this.#transport.send({ type: "positions", ...frame });
@@ -468,14 +468,14 @@ class Connection {
       try {
         frame = JSON.parse(line);
       } catch {
-        continue; // As a frame that this version does not know.
+        continue; // Like a frame that is unknown to this version.
       }
       if (frame.type === "ack" || frame.type === "error") this.#answer(frame);
       else if (frame.type === "ask") this.#sendPages(frame.pages);
       else if (frame.type === "ready") this.#ready(frame, frames);
       else if (frame.type === "bye") this.#bye = frame;
       else if (frame.type !== "ping") frames.push(frame);
-      if (!this.#transport) return; // A listener, or the user of `ready`, has stopped it.
+      if (!this.#transport) return; // A listener has stopped the connection.
     }
     if (frames.length) this.#on.frames(frames);
   }
@@ -483,7 +483,7 @@ class Connection {
   #ready(frame, frames) {
     const { userId } = this.#options;
     if (userId && userId !== frame.user_id) return this.stop({ code: 4401, detail: "another user is logged in" });
-    // A client that resumes has the positions of its rooms, and other tabs may not have them.
+    // A client that resumes has the positions of its rooms, but other tabs may lack them.
     if (frame.resumed) frame.positions = { ...this.#on.positions(), ...frame.positions };
     this.#isReady = true;
     this.#pages = [];
@@ -503,13 +503,13 @@ class Connection {
     this.#pump();
   }
 
-  /** Any byte is a sign of life. Scripts do not see the pings of WebSockets. */
+  /** Any byte shows that the connection is alive. Scripts do not see the pings of WebSockets. */
   #expectWithin(seconds) {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => this.#lost(1006), seconds * 1000);
   }
 
-  /** A token that expires is replaced before it does. */
+  /** Replace a token before it expires. */
   #renew(seconds) {
     clearTimeout(this.#renewal);
     if (seconds == null || !this.#options.getToken) return;
@@ -520,7 +520,7 @@ class Connection {
         if (renewal !== this.#renewal) return;
         left = (await this.request({ type: "auth", token }))?.expires_in_seconds;
       } catch {
-        // Again, while the old one is valid. After that the next connection asks for one.
+        // Repeat while the old token is valid. After that the next connection asks for a token.
       }
       if (renewal === this.#renewal) this.#renew(left);
     }, Math.min(Math.max(seconds * 0.8, 1) * 1000, LONGEST_TIMER));
@@ -533,7 +533,7 @@ class Connection {
       if (at < 0) return;
       const [request] = this.#queue.splice(at, 1);
       const frame = { ...request.command, ref: ++this.#lastRef };
-      // A larger frame would end the connection, and with it those of all tabs.
+      // A larger frame would end the connection of all tabs.
       if (new TextEncoder().encode(JSON.stringify(frame)).length > this.#frameBytes) {
         this.#fail(request, { error: "too-large", detail: `a command may have ${this.#frameBytes} bytes` });
         continue;
@@ -553,7 +553,7 @@ class Connection {
       request.resolve(frame.result);
     } else if (frame.error === "too-many-attempts" && !request.once) {
       request.isHeld = true;
-      request.isSent = request.wasCut; // The command that a break has cut off may have been done.
+      request.isSent = request.wasCut; // A command that was interrupted may have been done.
       request.hold = setTimeout(() => {
         request.isHeld = false;
         this.#pump();
@@ -565,7 +565,7 @@ class Connection {
     this.#pump();
   }
 
-  /** Forget the transport, without waiting for its end. Requests in flight wait for the next one, in their order. */
+  /** Drop the transport without waiting for its end. Requests in flight wait for the next one, in their order. */
   #drop() {
     clearTimeout(this.#timer);
     clearTimeout(this.#silence);
@@ -591,22 +591,22 @@ class Connection {
     this.#drop();
     code = bye?.code ?? code;
     if (code === 4503) this.#on.forget();
-    // A token may expire while the machine sleeps. A new one is asked for once: without a `ready` the next 4401 counts.
+    // A token may expire while the machine is asleep. One new token is tried: a second 4401 without a `ready` counts.
     const hasExpired = code === 4401 && wasReady && this.#hasExpiry && this.#options.getToken;
-    // Each client has a device of its own. With 4409 a connection that it gave up came to the server after this one.
+    // Each client has its own device. 4409 means that an abandoned connection reached the server after this one.
     const isOwn = code === 4409;
     const isFinal = code === 1009 || (code >= 4400 && code < 4500 && ![4408, 4429].includes(code));
     const mayReturn = hasExpired || isOwn || (bye?.reconnect ?? !isFinal);
     if (!mayReturn) return this.stop({ code, detail: bye?.reason ?? null });
-    // A server that ends by itself closes all its clients at once, and not each server says `bye`.
+    // A server that shuts down closes all connections at once, and not every server sends `bye`.
     const within = bye?.within_seconds || ([1012, 1013].includes(code) ? this.#spreadSeconds : 0);
     this.#isHeldBack = code === 4429 && within > 0;
     this.#enter("waiting");
-    if (this.state !== "waiting") return; // A listener has stopped it.
+    if (this.state !== "waiting") return; // A listener has stopped the client.
     this.#timer = setTimeout(() => this.#connect(), this.#wait(within) * 1000);
   }
 
-  /** Seconds, with full jitter, so that a thousand clients do not come back at the same time. */
+  /** The wait in seconds with full jitter, so that a thousand clients do not reconnect at the same time. */
   #wait(within) {
     const random = this.#options.random();
     if (this.#isHeldBack) return within * (1 + random);
@@ -616,19 +616,19 @@ class Connection {
 
 // ---------------------------------------------------------------------------------------------------------- outbox
 
-/** What is to be sent, in the order in which it was typed, also after the page was closed. */
+/** Unsent messages in the order of typing. They outlive the page. */
 class Outbox {
   isDurable = false;
   entries = [];
-  #stored = new Set(); // The ids of entries that are known to have been on the disk.
-  #unsaved = new Map(); // The ids of entries of this tab that the disk has not taken, and whether it was tried.
+  #stored = new Set(); // The ids of entries that have been on the disk.
+  #unsaved = new Map(); // The ids of this tab's entries that are not on the disk, and whether writing was tried.
   #indexedDB;
   #name;
   #late;
   #database = null;
   #lastNumber = 0;
 
-  /** `late` is called when the disk answers after it was given up. */
+  /** `late` is called when the disk answers after its deadline. */
   constructor({ indexedDB, name }, late) {
     this.#indexedDB = indexedDB;
     this.#name = `hubbub:${name}`;
@@ -636,7 +636,7 @@ class Outbox {
   }
 
   /**
-   * Read what is left from before, or again: returns the entries that another tab has taken from the disk since.
+   * Read the entries on the disk, for the first time or again. Returns the entries that another tab has deleted since.
    * Without IndexedDB, as in some private windows, the outbox ends with the page.
    */
   async open() {
@@ -653,7 +653,7 @@ class Outbox {
       this.isDurable = true;
       for (const id of [...this.#unsaved.keys()]) {
         const entry = this.entries.find((one) => one.id === id);
-        // An entry that is missing was sent or discarded while those before it were written.
+        // A missing entry was sent or discarded while earlier entries were written.
         if (entry) await this.add(entry);
       }
       return gone;
@@ -663,13 +663,13 @@ class Outbox {
     }
   }
 
-  /** Write an entry, and number it. It is in the outbox when this returns, and on the disk when it resolves. */
+  /** Number and write an entry. It is in the outbox when this returns, and on the disk when the promise resolves. */
   async add(entry) {
     entry.number = ++this.#lastNumber;
     this.put(entry);
     this.#unsaved.set(entry.id, this.isDurable);
     const isWritten = await this.#write((store) => {
-      // Tabs share the numbers: an entry comes after all that the database has.
+      // Tabs share the numbers: an entry comes after all entries in the database.
       const newest = store.index("number").openCursor(null, "prev");
       newest.onsuccess = () => {
         entry.number = Math.max(entry.number, (newest.result?.key ?? 0) + 1);
@@ -678,12 +678,12 @@ class Outbox {
       };
     });
     if (!isWritten) return;
-    if (!this.has(entry.id)) return this.remove(entry.id); // It was taken out while it was written.
+    if (!this.has(entry.id)) return this.remove(entry.id); // It was removed while it was written.
     this.#unsaved.delete(entry.id);
     this.#stored.add(entry.id);
   }
 
-  /** Know an entry of another tab, or one that has changed. */
+  /** Add an entry of another tab, or replace a changed one. */
   put(entry) {
     this.#lastNumber = Math.max(this.#lastNumber, entry.number);
     this.entries = this.entries.filter((one) => one.id !== entry.id);
@@ -696,7 +696,7 @@ class Outbox {
     await this.#write((store) => store.put(entry));
   }
 
-  /** Take an entry out, also if writing has failed meanwhile: the next page sends what is left on the disk. */
+  /** Remove an entry, even if writing has failed in the meantime, because the next page sends what is on the disk. */
   async remove(id) {
     const wasTried = this.#unsaved.get(id) ?? true;
     this.forget(id);
@@ -712,7 +712,7 @@ class Outbox {
     return this.#stored.has(id);
   }
 
-  /** Leave it to the leader to take an entry from the disk. */
+  /** Forget an entry, which the leader deletes from the disk. */
   forget(id) {
     this.entries = this.entries.filter((entry) => entry.id !== id);
     this.#stored.delete(id);
@@ -729,7 +729,7 @@ class Outbox {
     this.#database = null;
   }
 
-  /** Returns whether the disk has it. */
+  /** Returns whether the entry is on the disk. */
   async #write(change) {
     if (!this.isDurable) return false;
     try {
@@ -750,7 +750,7 @@ class Outbox {
     }
   }
 
-  /** In one transaction. Browsers end the connection of a page in the background, which is then opened once more. */
+  /** Run one transaction. Browsers close the database of a page in the background, and then it is opened once more. */
   async #run(mode, work) {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -791,7 +791,7 @@ class Outbox {
         request.result.onversionchange = () => this.close();
         resolve(request.result);
         if (!isLate) return;
-        // The database is kept, as a slow disk would be late at the next opening as well.
+        // The database stays open, because a slow disk would be late at the next opening as well.
         if (this.#database) request.result.close();
         else this.#database = Promise.resolve(request.result);
         this.#late();
@@ -810,10 +810,10 @@ class Outbox {
 
 /**
  * Several tabs with one connection. The tab that holds a lock of the browser is the leader and has the connection.
- * It passes on what it receives, and sends for the others. Without locks or a channel each tab leads.
+ * It forwards events to the other tabs and sends for them. Without locks or a channel each tab is a leader.
  *
- * A visible tab asks for the lead, because browsers slow hidden tabs down, and suspend them on phones. A hidden leader
- * lets it steal the lock: the next one in the queue may be hidden as well. A leader that does not answer is suspended.
+ * A visible tab asks for the lead, because browsers throttle hidden tabs, and suspend them on phones. A hidden leader
+ * lets it steal the lock, as the next tab in the queue may be hidden, too. A leader that does not answer is suspended.
  */
 class Tabs {
   isLeader = false;
@@ -838,12 +838,12 @@ class Tabs {
     try {
       this.#channel = new BroadcastChannel(this.#name);
     } catch {
-      return; // A frame whose storage is blocked has none.
+      return; // A frame whose storage is blocked has no channel.
     }
     this.#channel.onmessage = ({ data }) => this.#received(data);
   }
 
-  /** With `starts` a leader that was stopped by the server connects again. */
+  /** With `starts`, a leader that was stopped by the server reconnects. */
   start({ starts }) {
     if (!this.#channel) return this.#leadAlone();
     this.#queueUp();
@@ -873,7 +873,7 @@ class Tabs {
     this.#channel?.postMessage({ ...message, tab: this.#id });
   }
 
-  /** A request by the connection of the leader. A new leader gets it again. */
+  /** Send a request by the connection of the leader. A new leader gets it again. */
   request(command, options = {}) {
     return new Promise((resolve, reject) => {
       const ref = ++this.#lastRef;
@@ -889,7 +889,7 @@ class Tabs {
     });
   }
 
-  /** The requests that a new leader gets again. Those that are to be sent once may have been sent. */
+  /** The requests that a new leader gets again. Requests with `once` are excluded, because they may have been sent. */
   #toRepeat() {
     for (const { options, reject } of [...this.#requests.values()]) {
       if (options.once) reject(new HubbubError({ error: "disconnected", retry: true, outcome_unknown: true }));
@@ -897,7 +897,7 @@ class Tabs {
     return [...this.#requests.values()];
   }
 
-  /** The leader is hidden: visible tabs ask for the lead. */
+  /** The leader is hidden, so visible tabs ask for the lead. */
   hidden() {
     if (this.isLeader) this.post({ kind: "hidden" });
   }
@@ -913,7 +913,7 @@ class Tabs {
     }, LEADER_SECONDS * 1000);
   }
 
-  /** This tab is visible and has not heard of the leader for this long: the leader may be frozen. */
+  /** This tab is visible and has received nothing from the leader for this long, so the leader may be frozen. */
   stealAfter(seconds) {
     if (Date.now() - this.#heardAt >= seconds * 1000) this.#steal();
   }
@@ -924,12 +924,12 @@ class Tabs {
     this.#queueUp({ steal: true });
   }
 
-  /** The leader of before has the lock no more, or this tab waits behind it. */
+  /** Request the lock: the former leader no longer has it, or this tab waits behind the leader. */
   #queueUp(options = {}) {
     this.#waiting?.abort();
     const waiting = (this.#waiting = options.steal ? null : new AbortController());
     const lead = () => {
-      if (!this.#channel) return; // The lock was granted after `close`. A promise would keep it from the other tabs.
+      if (!this.#channel) return; // The lock was granted after `close`. A promise would hold it.
       return new Promise((resolve) => {
         this.#release = resolve;
         this.#waiting = null;
@@ -1011,20 +1011,20 @@ class Tabs {
 
 // ------------------------------------------------------------------------------------------------------------ rooms
 
-/** Times of the server as text that sorts, as it leaves out zeros at the end of a fraction. */
+/** A time of the server as sortable text. The server omits zeros at the end of a fraction. */
 function instant(time) {
   const [, second, fraction = ""] = /^([^.Z+]*)(?:\.(\d+))?/.exec(time ?? "");
   return `${second}.${fraction.padEnd(9, "0")}`;
 }
 
-/** The messages of a room, each once: those of the log by `seq`, then those on their way in the order of typing. */
+/** The messages of a room, each once: first those of the log by `seq`, then unsent ones in the order of typing. */
 class Timeline {
   #byId = new Map();
   #logged = [];
   #pending = [];
   #list = null;
 
-  /** Replaced by another array when it changes, as each message is by another object. */
+  /** A change replaces the array, and the object of a changed message. */
   get list() {
     return (this.#list ??= Object.freeze([...this.#logged, ...this.#pending]));
   }
@@ -1041,7 +1041,7 @@ class Timeline {
     return this.#byId.get(id);
   }
 
-  /** A message of the log, from a page, an event or an answer. A deletion wins, then the later change. */
+  /** Add a message of the log, from a page, an event or an answer. A deletion wins, then the later change. */
   log(message) {
     const known = this.#byId.get(message.id);
     if (known && known.seq !== null) {
@@ -1055,7 +1055,7 @@ class Timeline {
     this.#logged.splice(this.#find(message.seq), 0, this.#know({ ...message, status: "sent" }));
   }
 
-  /** A message of the outbox. */
+  /** Add a message of the outbox. */
   wait({ number, status, error = null, detail = null, ...fields }) {
     const known = this.#byId.get(fields.id);
     if (known && known.seq !== null) return;
@@ -1071,7 +1071,7 @@ class Timeline {
     this.#list = null;
   }
 
-  /** Forget what is of the log, except the newest messages. Returns whether any was forgotten. */
+  /** Forget messages of the log, except the newest. Returns whether any was forgotten. */
   reset(keep = 0) {
     const forgotten = this.#logged.splice(0, Math.max(0, this.#logged.length - keep));
     for (const message of forgotten) this.#byId.delete(message.id);
@@ -1085,7 +1085,7 @@ class Timeline {
     return message;
   }
 
-  /** The index of the first message that is not before this seq. Most are at the end. */
+  /** The index of the first message that is not before this seq. Most calls are about the end. */
   #find(seq) {
     let from = 0;
     let to = this.#logged.length;
@@ -1099,7 +1099,7 @@ class Timeline {
   }
 }
 
-/** A room of the user: its name, its messages as far as they are loaded, its unread count, its members. */
+/** A room of the user: its name, its loaded messages, its unread count and its members. */
 export class Room {
   name = "";
   description = null;
@@ -1116,9 +1116,9 @@ export class Room {
   activeAt = "";
   /** The members and their roles, by user id, once `loadMembers` has been called. */
   members = new Map();
-  /** What the application keeps about each member in this room, by user id, as far as there is anything. */
+  /** The application's metadata of each member in this room, by user id. Members without any are missing. */
   memberMetadata = new Map();
-  /** Up to which `seq` other members have read, as far as it is known. */
+  /** The `seq` up to which other members have read, as far as it is known. */
   readMarks = new Map();
 
   #client;
@@ -1134,7 +1134,7 @@ export class Room {
   #counted = { unread: 0, upTo: 0 };
   #newer = [];
 
-  /** @internal The newest entry of the log that came as an event. */
+  /** @internal The newest entry of the log that was received as an event. */
   _seq = null;
   /** @internal The head of the log when the list of rooms was read. */
   _head = 0;
@@ -1144,7 +1144,7 @@ export class Room {
     this.id = id;
   }
 
-  /** The messages that are loaded, the oldest first. Another array after each change. */
+  /** The loaded messages, the oldest first. A new array after each change. */
   get messages() {
     return this.#timeline.list;
   }
@@ -1153,7 +1153,7 @@ export class Room {
     return this.#timeline.get(id);
   }
 
-  /** How many messages of others are after the read mark. The server counts up to 100 of them. */
+  /** The number of messages of others after the read mark. The server counts up to 100 of them. */
   get unread() {
     return this.#counted.unread + this.#newer.length;
   }
@@ -1163,7 +1163,7 @@ export class Room {
     return [...this.#typing.keys()];
   }
 
-  /** Load the newest messages. Those that come later follow by themselves. */
+  /** Load the newest messages. Later messages are added automatically. */
   load() {
     if (this.isLoaded) return Promise.resolve();
     return (this.#loading ??= this.#loadNewest().finally(() => (this.#loading = null)));
@@ -1172,7 +1172,7 @@ export class Room {
   async #loadNewest() {
     for (;;) {
       const generation = this.#generation;
-      this.#isAttached = true; // From here on events are kept, so that none falls between the page and them.
+      this.#isAttached = true; // From here on events are kept, so that none is lost between the page and the events.
       const page = await this.#newestPage();
       if (generation !== this.#generation) continue;
       this.#merge(page);
@@ -1186,13 +1186,13 @@ export class Room {
     try {
       return await this.#client.request({ type: "page", room_id: this.id, limit: PAGE });
     } catch (error) {
-      // The caller may not ask again.
+      // The caller may not call this again.
       if (error.retry) this.#client._retryLater(this.#failures++, error, () => this._resume());
       throw error;
     }
   }
 
-  /** Load messages before those that are there. Returns whether there are more. */
+  /** Load messages before the loaded ones. Returns whether there are more. */
   loadOlder(limit = PAGE) {
     if (!this.hasOlder) return Promise.resolve(false);
     return (this.#older ??= this.#loadBefore(limit).finally(() => (this.#older = null)));
@@ -1206,7 +1206,7 @@ export class Room {
     return this.hasOlder;
   }
 
-  /** Forget all messages that are loaded but the newest, as when the room is left. `loadOlder` loads them again. */
+  /** Forget all loaded messages except the newest, such as when the room is hidden. `loadOlder` reloads them. */
   forgetOlder(keep = 100) {
     if (!this.isLoaded || this.#older || !this.#timeline.reset(keep)) return;
     this.hasOlder = true;
@@ -1222,7 +1222,7 @@ export class Room {
     this.#client._changed(this);
   }
 
-  /** Send a message. It is in `messages` at once, with the status `sending`, then `sent` or `failed`. */
+  /** Send a message. It is in `messages` at once, with the status `sending` and later `sent` or `failed`. */
   send(content, { replyTo = null, messageType = "text", metadata = null } = {}) {
     const user_id = this.#client.userId;
     if (!user_id) throw new HubbubError({ error: "not-logged-in", detail: "the user is not known yet" });
@@ -1234,46 +1234,46 @@ export class Room {
     return this.#timeline.get(entry.id);
   }
 
-  /** Try a failed message again. */
+  /** Send a failed message again. */
   retry(id) {
     this.#client._retry(id);
   }
 
-  /** Take a message that was not sent out of the outbox. */
+  /** Remove an unsent message from the outbox. */
   discard(id) {
     this.#client._discard(this, id);
   }
 
   /**
-   * Change a message of the log. Unlike a message it is not kept for later: what it changes may be another text by
-   * then, or be gone. Without a connection it waits for one for 30 seconds, and then rejects with `timeout`.
+   * Change a message of the log. Unlike a message, an edit is not stored for later, because the message may change in
+   * the meantime. Without a connection it waits up to 30 seconds for one, and then rejects with `timeout`.
    */
   async edit(id, content) {
     this.#log(await this.#client.request({ type: "edit", room_id: this.id, message_id: id, content }));
   }
 
-  /** Delete a message of the log, as `edit` changes one. A message that was not sent is taken out by `discard`. */
+  /** Delete a message of the log, under the conditions of `edit`. `discard` removes an unsent message. */
   async delete(id) {
     this.#log(await this.#client.request({ type: "delete", room_id: this.id, message_id: id }));
   }
 
-  /** Everything up to this `seq` is read. It is sent when there is a connection. */
+  /** Mark everything up to this `seq` as read. The mark is sent when there is a connection. */
   markRead(seq = this.#timeline.newest) {
     if (seq === null || seq <= this.lastReadSeq) return;
     this._readUpTo(seq);
     this.#client._mark(this, seq);
   }
 
-  /** Nothing from this `seq` on is read. */
+  /** Mark everything from this `seq` on as unread. */
   async markUnread(seq) {
-    await this.#client._sendMarks(); // One that is sent later would undo this one.
+    await this.#client._sendMarks(); // A read mark that is sent later would undo this one.
     this.#client._unmark(this.id);
     const { last_read_seq } = await this.#client.request({ type: "unread", room_id: this.id, from_seq: seq });
     this._readUpTo(last_read_seq);
     this.#client._changed(this);
   }
 
-  /** Who has read a message: the user and the time, or null where the room keeps no times. */
+  /** The readers of a message: each user with the time, or null if the room keeps no times. */
   async readers(id) {
     const readers = [];
     let after = null;
@@ -1287,7 +1287,7 @@ export class Room {
     return readers;
   }
 
-  /** Call it at each key: at most one frame in 3 seconds is sent. */
+  /** Report that the user is typing. Call it at each key: at most one frame in 3 seconds is sent. */
   startTyping() {
     if (Date.now() - this.#typedAt < TYPING_AGAIN_SECONDS * 1000) return;
     this.#typedAt = Date.now();
@@ -1334,7 +1334,7 @@ export class Room {
     await this.#client.request({ type: "remove", room_id: this.id, user_id: userId });
   }
 
-  /** Change what is given. */
+  /** Change the given properties. */
   async update({ name, description, isPrivate }) {
     const command = { type: "update_room", room_id: this.id, name, is_private: isPrivate };
     if (description !== undefined) command.description = description ?? "";
@@ -1358,7 +1358,7 @@ export class Room {
     this.#client._changed(this);
   }
 
-  // What the client calls.
+  // Calls of the client.
 
   /** @internal */
   _summary({ room, role, last_read_seq, unread, partner_id, last_message, active_at }) {
@@ -1368,7 +1368,7 @@ export class Room {
     this.role = role;
     this.partnerId = partner_id;
     if (instant(active_at) > instant(this.activeAt)) this.activeAt = active_at;
-    if (room.last_seq < this.#counted.upTo) return; // An answer that was overtaken by a later one.
+    if (room.last_seq < this.#counted.upTo) return; // A later answer has overtaken this one.
     if ((this.lastMessage?.seq ?? 0) <= room.last_seq) this.lastMessage = last_message;
     const mark = Math.max(last_read_seq, this.#client._pendingMark(this.id));
     this.lastReadSeq = mark;
@@ -1398,12 +1398,12 @@ export class Room {
   /** @internal An edit or a deletion. */
   _revised(message) {
     if (this.#isAttached && message.seq >= (this.#timeline.oldest ?? Infinity)) this.#timeline.log(message);
-    else if (this.#loading || this.#older) this.#held.set(message.id, message); // The page may be from before it.
+    else if (this.#loading || this.#older) this.#held.set(message.id, message); // The page may be older.
     if (this.lastMessage?.id === message.id) this.lastMessage = message;
   }
 
   /**
-   * @internal A deletion, which is the entry `seq` of the log. Events have messages in their present state, so one that
+   * @internal A deletion, which is the entry `seq` of the log. Events have the current state of messages, so a message that
    * was deleted later was never counted, unless the server counted it before the deletion.
    */
   _uncount(message, seq) {
@@ -1431,7 +1431,7 @@ export class Room {
     this.#timeline.discard(id);
   }
 
-  /** @internal The user's own read mark, also of another device. */
+  /** @internal The user's own read mark, possibly from another device. */
   _readUpTo(seq) {
     const isBack = seq < this.lastReadSeq;
     this.lastReadSeq = seq;
@@ -1469,7 +1469,7 @@ export class Room {
     return this.#typing.delete(userId);
   }
 
-  /** @internal The log cannot be continued: load the newest page again, if any was loaded. */
+  /** @internal The log cannot be continued: reload the newest page, if any was loaded. */
   _reset() {
     const wasAttached = this.#isAttached;
     this.#generation++;
@@ -1486,12 +1486,12 @@ export class Room {
     this._resume();
   }
 
-  /** @internal Load what was asked for and has not come. */
+  /** @internal Load what was requested and not received. */
   _resume() {
     if (this.#isAttached && !this.isLoaded && !this.isGone) this.load().catch(() => {});
   }
 
-  /** @internal No typing is left to end. */
+  /** @internal End the typing of all users, whose stops may be missed. */
   _quiet() {
     for (const userId of this.typing) this._stopped(userId);
   }
@@ -1499,14 +1499,14 @@ export class Room {
 
 // ---------------------------------------------------------------------------------------------------------- client
 
-/** A tab's view of the chat of one user. */
+/** One tab's view of a user's chat. */
 export class Client extends Emitter {
-  /** `idle`, `connecting`, `catching_up`, `live`, `waiting` or `stopped`: of the one connection of all tabs. */
+  /** Of the one connection of all tabs: `idle`, `connecting`, `catching_up`, `live`, `waiting` or `stopped`. */
   state = "idle";
-  /** Why the state is `stopped`: the code and the detail of docs/protocol.md, or null after `stop`. */
+  /** The reason of the state `stopped`: the code and the detail of docs/protocol.md, or null after `stop`. */
   reason = null;
   userId;
-  /** The people that are known, by id. */
+  /** The known users, by id. */
   users = new Map();
   limits = {};
 
@@ -1549,9 +1549,9 @@ export class Client extends Emitter {
 
   /**
    * @param {object} options `url` of the gateway, and as needed: `userId` to write before the first connection,
-   *   `getToken` where no cookie is, `resume` with the `token` of before, `name` for the database and the tabs, which
-   *   is that of the user and the URL otherwise.
-   *   Node.js has not all of what browsers have: `WebSocket`, `fetch`, `indexedDB`, `locks`, `BroadcastChannel`.
+   *   `getToken` without a cookie, `resume` with the `token` of an earlier client, `name` for the database and the
+   *   tabs, which is made of the user and the URL by default.
+   *   In Node.js pass what it lacks: `WebSocket`, `fetch`, `indexedDB`, `locks`, `BroadcastChannel`.
    */
   constructor(options) {
     super();
@@ -1582,8 +1582,8 @@ export class Client extends Emitter {
   }
 
   /**
-   * Connect, and stay connected until `stop` or until the server says not to come back. After that, as when the user
-   * has logged in again, it begins anew, also if the connection is that of another tab.
+   * Connect, and stay connected until `stop` or until the server refuses the client. After that, for instance after
+   * another login, it starts again, even if the connection belongs to another tab.
    */
   start() {
     const isAgain = this.#isStarted && this.state === "stopped";
@@ -1597,7 +1597,7 @@ export class Client extends Emitter {
     this.#listenToPage();
   }
 
-  /** Show what the disk has, and forget what another tab has sent or discarded meanwhile. */
+  /** Show the entries on the disk, and forget those that another tab has sent or discarded. */
   #readOutbox() {
     this.#isOpen = false;
     const reading = this.#opened.then(() => this.#outbox.open());
@@ -1643,7 +1643,7 @@ export class Client extends Emitter {
 
   #opened = Promise.resolve();
 
-  /** Disconnect this tab. What is in the outbox stays there. */
+  /** Disconnect this tab. The outbox stays as it is. */
   stop() {
     if (!this.#isStarted) return;
     this.#isStarted = false;
@@ -1660,20 +1660,20 @@ export class Client extends Emitter {
     this.#enter("stopped");
   }
 
-  /** Forget what is on the disk, for a log-out. Messages that were not sent are lost. */
+  /** Delete everything on the disk, for a logout. Unsent messages are lost. */
   async clear() {
     this.#unwritten.clear();
-    await this.#opened; // What is read after it was cleared would be sent.
+    await this.#opened; // Entries that are read after the clearing would be sent.
     await this.#outbox.clear();
     this.#outbox.close();
   }
 
-  /** The positions as one string, for `resume` of another client. It goes with a store of what events changed. */
+  /** The positions as one string, for `resume` of another client. Store it together with the state made from events. */
   get token() {
     return JSON.stringify(Object.fromEntries(this.#positions));
   }
 
-  /** Whether messages that were not sent yet outlive the page. */
+  /** Whether unsent messages outlive the page. */
   get isDurable() {
     return this.#outbox.isDurable;
   }
@@ -1682,7 +1682,7 @@ export class Client extends Emitter {
     return this.#tabs?.isLeader ?? false;
   }
 
-  /** The rooms of the user, the most recently active first. Another array after each change. */
+  /** The rooms of the user, the most recently active first. A new array after each change. */
   get rooms() {
     if (this.#sorted) return this.#sorted;
     const rooms = [...this.#rooms.values()].filter((room) => room.role);
@@ -1695,13 +1695,13 @@ export class Client extends Emitter {
     return this.#rooms.get(id);
   }
 
-  /** The profile of a user, or undefined until it is loaded: then comes the event `people`. */
+  /** The profile of a user, or undefined until it is loaded. Then the event `people` follows. */
   user(id) {
     if (id && !this.users.has(id) && !this.#wanted.has(id)) this.#want(id);
     return this.users.get(id);
   }
 
-  /** Whether a member of a watched room is online. Undefined where it is not known. */
+  /** Whether a member of a watched room is online. Undefined if that is unknown. */
   isOnline(userId) {
     if (userId === this.userId) return this.state === "live" || undefined;
     if (this.state !== "live" || !this.#online) return undefined;
@@ -1722,7 +1722,7 @@ export class Client extends Emitter {
     return this.#enterRoom((await this.request(command)).id);
   }
 
-  /** The direct room with this user, made on the first call. */
+  /** The direct room with this user, created by the first call. */
   async direct(userId) {
     return this.#enterRoom((await this.request({ type: "direct", user_id: userId })).id);
   }
@@ -1742,7 +1742,7 @@ export class Client extends Emitter {
     return items;
   }
 
-  /** Change what is given of the own profile. Null clears it. */
+  /** Change the given properties of the user's own profile. Null clears a property. */
   async updateProfile({ username, displayName, avatarUrl, metadata }) {
     const command = { type: "update_profile", username, display_name: displayName, avatar_url: avatarUrl, metadata };
     const user = await this.request(command);
@@ -1750,7 +1750,7 @@ export class Client extends Emitter {
     return user;
   }
 
-  /** The sessions of the user, and as `current` the id of this one. */
+  /** The sessions of the user. `current` is the id of this session. */
   sessions() {
     return this.request({ type: "sessions" });
   }
@@ -1759,7 +1759,7 @@ export class Client extends Emitter {
     return this.request({ type: "revoke", session_id: id });
   }
 
-  /** Rooms on the screen: the presence of their members comes as events. */
+  /** Name the rooms on the screen. The presence of their members is reported by events. */
   watch(roomIds) {
     this.#watched = [...roomIds];
     this.#watch();
@@ -1776,7 +1776,7 @@ export class Client extends Emitter {
     for (const frame of frames) {
       const apply = this.#frames[frame.type];
       if (apply) apply(frame);
-      else if (frame.cursor && frame.seq) this.#entry(frame, () => {}); // Of a later release.
+      else if (frame.cursor && frame.seq) this.#entry(frame, () => {}); // An entry of a later release.
     }
     this.#flush();
   }
@@ -1854,7 +1854,7 @@ export class Client extends Emitter {
       if (user) this._people([{ ...user, ...profile }]);
     },
     missed: () => {
-      // The other tabs get the list of this one.
+      // The other tabs get the list of this tab.
       if (this.isLeader) this.#soon("list", () => this.#list(false, true));
       this.#readAgain();
     },
@@ -1867,14 +1867,14 @@ export class Client extends Emitter {
     this.limits = frame.limits ?? {};
     this.#spreadSeconds = frame.spread_seconds ?? 0;
     this.#left.clear();
-    this.#positions = new Map(Object.entries(frame.positions)); // All of them, also where the connection resumed.
+    this.#positions = new Map(Object.entries(frame.positions)); // All positions, even if the connection was resumed.
     this.#behind.clear();
     this.#isListed = false;
     if (isFresh) this.#isFullyListed = false;
     this.#online = null;
     for (const id of [...this.#rooms.keys()]) {
       if (!this.#positions.has(id)) this.#forget(id);
-      else if (isFresh) this.#rooms.get(id)._reset(); // The list has its summary.
+      else if (isFresh) this.#rooms.get(id)._reset(); // The list of rooms has its summary.
       else this.#rooms.get(id)._resume();
     }
     for (const entry of this.#outbox.entries) this.#show(entry);
@@ -1893,11 +1893,11 @@ export class Client extends Emitter {
     const isOwnJoin = frame.type === "member_joined" && isOwn;
     if (this.#left.has(room_id)) {
       if (isOwnJoin || (frame.type === "member_left" && isOwn)) this.#left.delete(room_id);
-      if (!isOwnJoin) return; // From before this user left the room.
+      if (!isOwnJoin) return; // An entry from before this user left the room.
     }
     const isNew = !this.#rooms.has(room_id);
     const room = this.#roomOf(room_id);
-    if (room._seq !== null && seq <= room._seq) return; // Again, from a leader that was behind this tab.
+    if (room._seq !== null && seq <= room._seq) return; // A repeat, from a leader that was behind this tab.
     const known = room._seq ?? (room._head || seq);
     const isGap = seq > known + 1 && !isOwnJoin; // This tab was frozen for a while.
     if (isGap) this.#reset(room_id);
@@ -1952,7 +1952,7 @@ export class Client extends Emitter {
   async #list(isFresh, isForAllTabs = false) {
     const listing = ++this.#listing;
     const isOverdue = () => listing !== this.#listing;
-    const all = isFresh || !this.#isFullyListed; // A break may have come before the last page.
+    const all = isFresh || !this.#isFullyListed; // The connection may have been lost before the last page.
     let after = null;
     try {
       do {
@@ -1982,8 +1982,8 @@ export class Client extends Emitter {
   }
 
   /**
-   * Call at a random moment, as all clients of a server miss something at the same time. A call that is due already
-   * stands for this one as well.
+   * Call this at a random moment, because all clients of a server miss something at the same time. A call that is
+   * already planned replaces this one.
    */
   #soon(name, call) {
     if (this.#due.has(name)) return;
@@ -1994,7 +1994,7 @@ export class Client extends Emitter {
     });
   }
 
-  /** Read again what has no position: profiles, and members with their read marks. */
+  /** Reload data without a position: profiles, and members with their read marks. */
   #readAgain() {
     this.#soon("people", async () => {
       const rooms = [...this.#rooms.values()].filter((room) => room.members.size);
@@ -2003,7 +2003,7 @@ export class Client extends Emitter {
         while (ids.length) await this.#readProfiles(ids.splice(0, 100));
         for (const room of rooms) if (!room.isGone) await room.loadMembers();
       } catch {
-        // The next connection reads it again.
+        // The next connection reloads them.
       }
     });
   }
@@ -2012,7 +2012,7 @@ export class Client extends Emitter {
     while (user_ids?.length) {
       const { items, rest } = await this.request({ type: "users", user_ids });
       this._people(items);
-      user_ids = rest; // Those that did not fit into the answer.
+      user_ids = rest; // Ids that did not fit into the answer.
     }
   }
 
@@ -2021,7 +2021,7 @@ export class Client extends Emitter {
     if (this.#isGone(id)) return; // Left meanwhile.
     const room = this.#roomOf(id);
     const known = Math.max(room._seq ?? 0, room._head);
-    // A room that was reset has no entries to come. It is loaded again.
+    // A room that was reset gets no entries. It is reloaded.
     if (isResumed && room.role && known && summary.room.last_seq > known) this.#behind.set(id, summary.room.last_seq);
     room._summary(summary);
     this.user(summary.partner_id);
@@ -2032,14 +2032,14 @@ export class Client extends Emitter {
     if (this.isLeader && this.#isListed && !this.#behind.size) this.#connection.caughtUp();
   }
 
-  /** Wait until a room that was entered is in the list. */
+  /** Wait until a joined room is in the list. */
   async #enterRoom(id) {
-    this.#roomOf(id); // The event of the joining, which brings its position, may come later.
+    this.#roomOf(id); // The event of the join, which has its position, may arrive later.
     await this._refresh(id);
     return this.#rooms.get(id);
   }
 
-  /** @internal Read the summary of a room again, once for all who ask now. */
+  /** @internal Reload the summary of a room, once for all concurrent calls. */
   _refresh(id) {
     const current = this.#refreshing.get(id);
     if (current) return current;
@@ -2056,7 +2056,7 @@ export class Client extends Emitter {
       if (this.#rooms.has(id)) this.#summary(summary);
       this.#flush();
     } catch {
-      // Left meanwhile, or the list is read again with the next connection.
+      // The user has left, or the next connection reloads the list.
     }
   }
 
@@ -2083,7 +2083,7 @@ export class Client extends Emitter {
         await asking.finally(() => ids.forEach((id) => this.#wanted.delete(id)));
       }
     } catch {
-      this.#wanted.clear(); // The next call of `user` starts it again.
+      this.#wanted.clear(); // The next call of `user` starts again.
     }
     this.#isAsking = false;
   }
@@ -2100,9 +2100,9 @@ export class Client extends Emitter {
   }
 
   async #write(entry) {
-    if (!this.#unwritten.delete(entry.id)) return; // It was discarded before there was a disk.
+    if (!this.#unwritten.delete(entry.id)) return; // It was discarded before the disk was open.
     await this.#outbox.add(entry);
-    if (!this.#outbox.has(entry.id)) return; // Or meanwhile.
+    if (!this.#outbox.has(entry.id)) return; // Or in the meantime.
     this.#show(entry);
     this.#tabs.post({ kind: "outbox", entry });
     this.#sendNext();
@@ -2134,13 +2134,13 @@ export class Client extends Emitter {
   #show(entry) {
     if (entry.user_id !== this.userId) return;
     const isLost = entry.status === "failed" && this.#hasReady && this.#isGone(entry.room_id);
-    if (isLost && this.isLeader) this.#outbox.remove(entry.id); // Nothing shows it, so it could not be discarded.
+    if (isLost && this.isLeader) this.#outbox.remove(entry.id); // No room shows it, so the user could not discard it.
     const room = this.#rooms.get(entry.room_id);
     room?._waits(entry, this.#outbox.isStored(entry.id));
     if (room) this._changed(room);
   }
 
-  /** One message per room is in flight, so that they arrive in the order in which they were typed. */
+  /** One message per room is in flight, so that messages arrive in the order of typing. */
   #sendNext() {
     if (!this.isLeader || !this.#isOpen || !["catching_up", "live"].includes(this.state)) return;
     const rooms = new Set(this.#sending);
@@ -2165,7 +2165,7 @@ export class Client extends Emitter {
       if (!(error instanceof HubbubError)) throw error;
       if (error.error === "disconnected") return; // The next `ready` sends it again.
       if (error.retry) pause = error.after ?? backoff(this.#sendFailures++);
-      else if (this.#isGone(room_id)) this.#outbox.remove(id); // Nothing shows the message.
+      else if (this.#isGone(room_id)) this.#outbox.remove(id); // No room shows the message.
       else if (this.#outbox.has(id)) {
         this.#change({ ...entry, status: "failed", error: error.error, detail: error.message });
       }
@@ -2220,7 +2220,7 @@ export class Client extends Emitter {
       try {
         await this.request({ type: "read", room_id, up_to });
       } catch (error) {
-        if (error.retry || error.error === "stopped") return; // It goes with the next `ready`.
+        if (error.retry || error.error === "stopped") return; // It is sent after the next `ready`.
       }
       if (this.#marks.get(room_id) === up_to) this.#marks.delete(room_id);
     };
@@ -2246,14 +2246,14 @@ export class Client extends Emitter {
     if (!this.isLeader) return this.#tabs.post({ kind: "watch", room_ids: this.#watched });
     if (this.state !== "catching_up" && this.state !== "live") return;
     const room_ids = this.#watchedByAll();
-    const changed = (this.#changedOnline = new Map()); // Events may come between the reading of the answer and it.
+    const changed = (this.#changedOnline = new Map()); // Events may arrive before the answer is handled.
     try {
       const { online } = await this.#connection.request({ type: "watch", room_ids });
       this.#watchFailures = 0;
-      if (changed !== this.#changedOnline) return; // A later call has another answer.
+      if (changed !== this.#changedOnline) return; // A later call gets a newer answer.
       this.#receivedByLeader([{ type: "online", user_ids: online, room_ids, changed: [...changed] }]);
     } catch (error) {
-      // Without an answer presence is not known, and `isOnline` is undefined.
+      // Without an answer presence is unknown, and `isOnline` is undefined.
       const again = () => changed === this.#changedOnline && this.#watch();
       if (error.retry) this._retryLater(this.#watchFailures++, {}, again);
     }
@@ -2265,7 +2265,7 @@ export class Client extends Emitter {
     if (!this.#isStarted) return;
     this.#connection.start();
     this.#announce(true);
-    // What other tabs have in the outbox is on the disk, and what they have in memory only they post again.
+    // Other tabs' outbox entries are on the disk. Entries that are only in memory are posted again.
     this.#opened.then(() => {
       if (this.#outbox.isDurable) this.#readOutbox();
       else this.#sendNext();
@@ -2285,7 +2285,7 @@ export class Client extends Emitter {
     this.#tabs.post({ kind: "leader", isNew, state, reason, ready });
   }
 
-  /** `ready` as it would come at this moment. */
+  /** A `ready` frame for the current state. */
   #asReady() {
     const positions = Object.fromEntries(this.#positions);
     const known = { limits: this.limits, spread_seconds: this.#spreadSeconds };
@@ -2331,7 +2331,7 @@ export class Client extends Emitter {
     }
   }
 
-  /** The leader is at other positions, as this tab was frozen and has missed what it passed on. */
+  /** The leader has other positions, because this tab was frozen and has missed forwarded events. */
   #compare(positions) {
     for (const [id, cursor] of Object.entries(positions)) {
       if (this.#positions.get(id) === cursor || this.#left.has(id)) continue;
@@ -2367,7 +2367,7 @@ export class Client extends Emitter {
       this.#readOutbox();
       this.#join({ starts: false });
     });
-    // An open socket or a lock keeps a page out of the back/forward cache.
+    // An open socket or a held lock keeps a page out of the back/forward cache.
     listen(page, "pagehide", () => this.#part());
     listen(page.document, "visibilitychange", () => {
       if (!this.#isVisible) return this.#tabs.hidden();
@@ -2400,7 +2400,7 @@ export class Client extends Emitter {
     this.#timers.add(timer);
   }
 
-  /** @internal Call again after an answer that may be another one later. */
+  /** @internal Call again after an answer that may change. */
   _retryLater(failures, { after }, call) {
     this._later((after ?? backoff(failures)) * (0.5 + this.#options.random()), call);
   }
@@ -2412,13 +2412,13 @@ export class Client extends Emitter {
 
   /** @internal */
   _gone(id) {
-    // The answer overtakes events that are waiting, up to that of the leaving.
+    // The answer overtakes waiting events, up to the event of the leave.
     if (this.#positions.has(id)) this.#left.add(id);
     this.#forget(id);
     this.#flush();
   }
 
-  /** @internal Emit the change of a room when the frames of one message are applied, or when the task ends. */
+  /** @internal Emit the change of a room after the frames of one message are applied, or after the task. */
   _changed(room) {
     if (!this.#dirty.size && !this.#isListDirty) queueMicrotask(() => this.#flush());
     this.#dirty.add(room);

@@ -1,5 +1,5 @@
 // The console: figures each second, and on demand the log of a room, the sessions of a user and the findings.
-// All text of people goes into the page as text, in a <bdi>, so that it can neither run nor reorder its neighbours.
+// All text of users is inserted as text in a <bdi>, so that it can neither run nor reorder the text around it.
 
 import { Plot } from "./plot.js";
 
@@ -28,7 +28,7 @@ function make(name, properties = {}, ...children) {
 
 const bdi = (text) => make("bdi", {}, text);
 
-// Numbers.
+// Formats of numbers.
 
 const UNKNOWN = "–";
 const whole = (value) => (value == null ? UNKNOWN : Math.round(value).toLocaleString("en"));
@@ -58,7 +58,7 @@ function ago(text) {
   return Math.abs(minutes) < 48 * 60 ? format.format(-Math.round(minutes / 60), "hour") : format.format(-Math.round(minutes / 1440), "day");
 }
 
-// The figures.
+// Figures of the last second.
 
 const plots = {
   messages: new Plot(byId("messages_plot"), "Messages per second in the last five minutes"),
@@ -133,7 +133,7 @@ function showBusiest(rooms) {
   }) : [empty]);
 }
 
-/** Replaces the children, and gives the focus back to the button with the same key. */
+/** Replaces the children, and keeps the focus on the button with the same key. */
 function keep(parent, children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren(...children);

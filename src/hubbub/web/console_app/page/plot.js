@@ -1,4 +1,4 @@
-// A line over the last minutes as SVG: values on the left, times below, and the value under the pointer.
+// A line chart of the last minutes as SVG: values on the left, times below, and the value under the pointer.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const LEAST_SECONDS = 60, MOST_SECONDS = 300;
