@@ -445,7 +445,7 @@ async def test_deletion_that_cannot_begin_raises_the_reason(
         raise LockNotAvailable("postgresql", "a lock was not available")
 
     monkeypatch.setattr(OpenTransaction, "fetch_one", joining)
-    with pytest.raises(Unavailable, match="the user goes on joining rooms"):
+    with pytest.raises(Unavailable, match="the user keeps joining rooms"):
         async with hub.transaction() as tx:  # a transaction hides no account
             await tx.users.delete(bob.id)
     monkeypatch.setattr(OpenTransaction, "fetch_one", conflicting)

@@ -37,8 +37,8 @@ def test_tree_in_the_module_docstring_is_complete() -> None:
         (Invalid("content", "must not be blank"), "content: must not be blank"),
         (NotAMember(ONE, OTHER), f"user {OTHER} is not a member of room {ONE}"),
         (
-            Forbidden("change this room", "it takes the role admin"),
-            "not allowed to change this room: it takes the role admin",
+            Forbidden("change this room", "it needs the role admin"),
+            "not allowed to change this room: it needs the role admin",
         ),
         (
             SchemaMismatch("0003", "0012", "run `hubbub migrate up`"),

@@ -45,7 +45,7 @@ ERRORS: dict[HubbubError, int] = {
     Conflict("username"): 409,
     Invalid("content", "must not be empty"): 422,
     NotAMember(UUID(int=1), UUID(int=2)): 403,
-    Forbidden("change this room", "it takes the role admin"): 403,
+    Forbidden("change this room", "it needs the role admin"): 403,
     RateLimited(6.2): 429,
     Unavailable("postgresql", SECRET): 503,
     Unavailable("redis", SECRET, outcome_unknown=True, retryable=False): 503,

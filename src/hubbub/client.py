@@ -183,7 +183,7 @@ class Client:
                 if not error.retry or attempt == RETRIES - 1:
                     raise
                 await asyncio.sleep(error.retry_after_seconds or 1)
-        raise Unavailable("hub", "the connection was lost again and again", outcome_unknown=True)
+        raise Unavailable("hub", "the connection was lost repeatedly", outcome_unknown=True)
 
     async def _command(self, name: str, fields: Mapping[str, object]) -> object:
         await self._is_ready.wait()

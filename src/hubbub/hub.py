@@ -408,7 +408,7 @@ class Hub(Repositories):
         """
         self._check_process()
         if self._loop is not None:
-            raise Unavailable("hub", "it was started already", retryable=False)
+            raise Unavailable("hub", "it was already started", retryable=False)
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             # Closed in reverse order. The cache is closed after the pool, so that it still receives a change that

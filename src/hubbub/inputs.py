@@ -345,7 +345,7 @@ V = TypeVar("V")
 def items(field: str, value: Iterable[T]) -> Iterable[T]:
     """An iterable of any items. A text is refused, because it is usually an item without its brackets."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise Invalid(field, "must be an iterable and not a text")
+        raise Invalid(field, "must be an iterable other than text")
     return value
 
 

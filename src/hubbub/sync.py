@@ -104,7 +104,7 @@ class _Loop:
     def start(self) -> None:
         with self._lock:
             if self.is_started:
-                raise Unavailable("hub", "it was started already", retryable=False)
+                raise Unavailable("hub", "it was already started", retryable=False)
             self.is_started = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="hubbub", daemon=True)

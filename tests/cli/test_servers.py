@@ -97,7 +97,7 @@ def test_schema_and_prefix_of_the_environment_count_on_the_servers_of_the_folder
     assert (variables["DB_SCHEMA"], variables["REDIS_PREFIX"]) == ("chat", "shop:")
     assert subprocess.check_output([sys.executable, "-c", FIND], text=True) == "open\n"
     moved = hubbub("migrate", "move", "chat")
-    assert "set DB_SCHEMA to where they are" in moved.stderr
+    assert "set DB_SCHEMA to the schema that they move from" in moved.stderr
     monkeypatch.setenv("DB_SCHEMA", "public")
     assert "pending" in hubbub("migrate", "status").stdout
     assert hubbub("down", "--delete-data", "--yes").returncode == 0

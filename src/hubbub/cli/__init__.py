@@ -24,7 +24,7 @@ COMMANDS = {
     "maintain": ("hubbub.cli.doctor:maintain", "Finish deletions that were interrupted: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
     "console": ("hubbub.cli.serve:console", "Serve a live page of a chat and its servers, for a browser."),
-    "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
+    "bench": ("hubbub.cli.bench:bench", "Compare hubbub with its peers, in a clone of the project."),
     "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
     "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),
     "say": ("hubbub.cli.rooms:say", "Send messages to a room, and show new ones."),
@@ -32,7 +32,7 @@ COMMANDS = {
 }
 
 
-"""Where each command is, and its line in the help of `hubbub`."""
+"""The import path of each command, and its line in the help of `hubbub`."""
 
 
 class Commands(click.Group):
@@ -52,7 +52,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except HubbubError as error:
-            # An error that the user can do something about needs no traceback: the reason, and exit status 1.
+            # The user can fix these errors, so the reason is printed without a traceback. The exit status is 1.
             raise click.ClickException(str(error)) from error
         except ImportError as error:
             if error.name is None:  # an error of hubbub's own, which names the extra
@@ -83,6 +83,6 @@ def main() -> None:
     """The data foundation of a chat application, on PostgreSQL and Redis.
 
     \b
-    hubbub demo     shows what it does, and leaves nothing behind
-    hubbub up       starts servers to develop on
+    hubbub demo     run a simulated chat, check it, and leave nothing behind
+    hubbub up       start servers for development
     """

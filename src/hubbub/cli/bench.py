@@ -34,7 +34,7 @@ PEERS = ("matplotlib", "redis", "socketio", "sqlalchemy", "uvloop")
 )
 @click.pass_context
 def bench(context: click.Context, only: tuple[str, ...], output: Path | None, *, quick: bool) -> None:
-    """Measure hubbub beside its peers on this machine, in 20 minutes.
+    """Compare hubbub with its peers on this machine, in 20 minutes.
 
     Starts its own servers, with fsync on, and keeps only the results. Needs a clone of the project, in the current
     folder or installed as `pip install -e '.[embedded,bench]'`.

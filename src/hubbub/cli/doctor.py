@@ -31,7 +31,7 @@ STYLES: Final = {"ok": "green", "error": "bold red", "warning": "yellow", "note"
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes of the application, each with a pool of its own.",
+    help="Number of processes of the application, each with its own pool.",
 )
 @click.pass_context
 def doctor(context: click.Context, processes: int, *, in_json: bool) -> None:
@@ -40,9 +40,9 @@ def doctor(context: click.Context, processes: int, *, in_json: bool) -> None:
     Checks the servers of DATABASE_URL and REDIS_URL, or of DB_* and REDIS_*. Without these variables it checks
     the servers that `hubbub up` started in this folder. Run it where the application runs, with its settings.
 
-    It changes nothing. A check is skipped if the login is not allowed to look.
+    It changes nothing. A check is skipped if the login lacks the right for it.
 
-    The exit status is 0 without findings, 1 with an error or a warning, and 3 when a server was out of reach.
+    The exit status is 0 without findings, 1 with an error or a warning, and 3 if a server cannot be reached.
     Notes do not count.
     """
     with unreported():
@@ -103,9 +103,10 @@ def _totals(report: Report) -> str:
 def maintain(context: click.Context, seconds: float) -> None:
     """Finish deletions of accounts and rooms that a deadline or a crash has interrupted.
 
-    They are hidden already. Several processes may run it at once.
+    These accounts and rooms are already hidden. Several processes may run the command at once.
 
-    Exit status: 0 if none is left, 3 if some are, because --seconds have passed or another process works on them.
+    Exit status: 0 if no deletion is left. 3 if some are, because --seconds have passed or another process works
+    on them.
     """
     done = in_hub(lambda chat: chat.maintain(deadline_seconds=seconds))
     click.echo(f"deleted {done.accounts} accounts and {done.rooms} rooms, {done.unfinished} left")

@@ -33,7 +33,7 @@ STDOUT = Path("-")
     "--refused",
     type=click.File("w"),
     metavar="FILE",
-    help="Write the number of each refused line and the reason to this file.",
+    help="Write the number of each refused line, with the reason, to this file.",
 )
 @click.pass_context
 def import_history(context: click.Context, file: BufferedReader, refused: TextIO | None) -> None:
@@ -113,11 +113,10 @@ def _report(imported: Imported) -> Iterator[str]:
     help="The file to write; compressed with gzip if its name ends in .gz.",
 )
 def export_room(room: str, output: Path) -> None:
-    """Write the history of ROOM in the form that `hubbub import` takes. ROOM is an id or the name of a public
-    room.
+    """Write the history of ROOM as a file for `hubbub import`. ROOM is an id or the name of a public room.
 
     The export shows the room at one moment: messages, edits, deletions, members and how far they have read, with
-    all ids and times. Accounts have their email address and no password.
+    all ids and times. Accounts have their email address, but no password.
     """
 
     async def write(chat: Hub) -> None:

@@ -115,9 +115,9 @@ def move(schema: str) -> None:
 
 @migrate.command()
 def restored() -> None:
-    """Let the feed of changes go on after a restore by pg_restore. Run it before the application starts.
+    """Let the feed of changes continue after a restore by pg_restore. Run it before the application starts.
 
-    New entries get larger transaction ids than all that were restored.
+    New entries then get larger transaction ids than all restored entries.
     """
     is_changed = asyncio.run(migrations.restored(find_database()))
     click.echo("new entries follow the restored ones" if is_changed else "nothing to do")
@@ -132,9 +132,9 @@ def restored() -> None:
 def grant(role: str, *, only_plan: bool, **limits: float) -> None:
     """Let ROLE use the tables and nothing else, with its own timeouts and search path.
 
-    ROLE is the one that an application logs in as. CREATE ROLE makes it beforehand. Run this command as the owner
-    of the tables or as a superuser, after every `up`, because there may be new tables. In this database PUBLIC
-    loses the right to make temporary tables and to create objects in the schema of the tables.
+    ROLE is the login role of the application. Create it with CREATE ROLE first. Run this command as the owner of
+    the tables or as a superuser, after every `up`, because there may be new tables. In this database PUBLIC
+    loses the right to create temporary tables, and to create objects in the schema of the tables.
     """
     granting = migrations.grant(find_database(), role, limits=migrations.Limits(**limits), only_plan=only_plan)
     statements = asyncio.run(granting)
@@ -165,19 +165,19 @@ def check(context: click.Context) -> None:
     "--shards",
     type=int,
     metavar="NUMBER",
-    help="Parts into which rooms are divided, until they are. Default: 4 per node, at least 8.",
+    help="Number of shards for rooms that are not distributed yet. Default: 4 per node, at least 8.",
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="Show what is left and change nothing. The status is 3 if something is. Waits for another run, but "
-    "DB_DEADLINE_SECONDS at most.",
+    help="Show the remaining steps and change nothing. The exit status is 3 if there are any. Waits up to "
+    "DB_DEADLINE_SECONDS for another run.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
     "--drop-former-functions",
     is_flag=True,
-    help="Drop the functions of other versions of hubbub. No process may run that calls them.",
+    help="Drop the functions of other versions of hubbub. First stop all processes of these versions.",
 )
 @click.pass_context
 def distribute(
@@ -185,9 +185,9 @@ def distribute(
 ) -> None:
     """Distribute rooms over the nodes of Citus, in the database of `hubbub migrate`.
 
-    It shows the steps and asks. Each step is a transaction of its own, and a second call continues where the
-    first was interrupted. Stop the application before, unless all that is left is to show shards and to make
-    functions. It can only be undone by restoring a backup.
+    Shows the steps and asks for confirmation. Each step is one transaction, and another call continues after an
+    interruption. Stop the application first, unless the remaining steps only show shards and create functions.
+    Only the restore of a backup undoes it.
     """
     database = find_database()
     if drop_former_functions:
@@ -205,7 +205,7 @@ def distribute(
     if check:
         context.exit(SOMETHING_PENDING)
     if not yes:
-        click.echo("A step locks its tables to the end of the step, and copies their rows. Nothing undoes it.")
+        click.echo("A step locks its tables until it ends, and copies their rows. It cannot be undone.")
         click.confirm("Continue?", abort=True)
     asyncio.run(
         distribution.distribute(database, shards=shards, done=lambda step: click.echo(f"done: {step.title}"))

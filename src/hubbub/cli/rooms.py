@@ -110,10 +110,10 @@ def _kind(room: Room) -> str:
     "--as", "user", required=True, envvar="HUBBUB_USER", show_envvar=True, help="The author: a member of the room."
 )
 def say(room: str, text: str | None, user: str) -> None:
-    """Send TEXT to ROOM, or else each line of standard input.
+    """Send TEXT to ROOM. Without TEXT, send each line of standard input.
 
-    At a terminal it also shows what others say, until Ctrl-D. ROOM is an id, or the name of a public room. The
-    author is an email address, a username, an id or an id in another system.
+    At a terminal it also shows new messages of others, until Ctrl-D. ROOM is an id, or the name of a public room.
+    The author is an email address, a username, an id or an id in another system.
     """
     in_hub(lambda chat: _say(chat, room, text, user))
 

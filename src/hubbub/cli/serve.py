@@ -25,16 +25,19 @@ CONSOLE_DEADLINE_SECONDS: Final = 3
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65_535), default=8_000, show_default=True, help="0: any free port.")
-@click.option("--path", default="/chat", show_default=True, help="Where the paths of docs/protocol.md begin.")
+@click.option("--path", default="/chat", show_default=True, help="Prefix of the paths in docs/protocol.md.")
 @click.option(
-    "--origin", "origins", multiple=True, help="Of pages on another host, such as https://app.example.org."
+    "--origin",
+    "origins",
+    multiple=True,
+    help="Origin of pages on another host, such as https://app.example.org. May be repeated.",
 )
 def serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
-    """Serve clients by WebSocket and HTTP (docs/protocol.md), until a signal ends it.
+    """Serve clients by WebSocket and HTTP (docs/protocol.md) until a signal.
 
-    The clients have sessions that the application creates, by `hub.sessions.create_session`. With a HUBBUB_SECRET
-    of at least 32 bytes in the environment they may also have signed tokens. GET /health returns 200 if both
-    servers answer, else 503. Run one process per core behind a proxy that ends TLS.
+    The clients have sessions that the application creates by `hub.sessions.create_session`. With a HUBBUB_SECRET
+    of at least 32 bytes in the environment they may also use signed tokens. GET /health returns 200 if both
+    servers answer, otherwise 503. Run one process per core behind a proxy that terminates TLS.
     """
     from hubbub.web.serving import new_event_loop  # noqa: PLC0415 - with the extra `web` only
 
@@ -61,10 +64,10 @@ async def _serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> N
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65_535), default=8_010, show_default=True, help="0: any free port.")
-@click.option("--allow-remote", is_flag=True, help="Allow a --host that other machines reach, without TLS.")
+@click.option("--allow-remote", is_flag=True, help="Allow a --host that other machines can reach, without TLS.")
 @click.option("--allow-changes", is_flag=True, help="Let the page revoke sessions.")
 def console(host: str, port: int, *, allow_remote: bool, allow_changes: bool) -> None:
-    """Serve a live page of a chat and its servers, until a signal ends it.
+    """Serve a live page of a chat and its servers until a signal.
 
     The page shows rates, rooms by activity, people online, both servers, the slowest statements, the findings of
     `hubbub doctor`, the log of a room with the readers of each message, and the sessions of a user. It only reads.

@@ -29,8 +29,8 @@ in_folder = click.option(
 def up(folder: Path) -> None:
     """Start PostgreSQL and Valkey, and migrate the schema to its newest revision.
 
-    The servers listen on 127.0.0.1 only, require passwords, and run until `hubbub down`. A running server stays as
-    it is. The first call creates the folder and the databases. DB_SCHEMA names the PostgreSQL schema to use.
+    The servers only listen on 127.0.0.1, require passwords, and run until `hubbub down`. A running server is left
+    unchanged. The first call creates the folder and the databases. DB_SCHEMA names the PostgreSQL schema to use.
     """
     settings = asyncio.run(embedded.up(folder)).with_env()
     found = asyncio.run(embedded.status(folder))

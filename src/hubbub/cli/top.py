@@ -75,12 +75,12 @@ def top(context: click.Context, interval: float, *, once: bool) -> None:
     """Show live figures of a chat and its servers. Quit with q or Ctrl-C.
 
     Shows the servers of DATABASE_URL and REDIS_URL, or of DB_* and REDIS_*. Without these variables it shows the
-    servers that `hubbub up` started in this folder. Servers may stop and start meanwhile.
+    servers that `hubbub up` started in this folder. Servers may stop and start while it runs.
 
-    It reads no table and costs the servers next to nothing, so some figures are estimates and begin with "about".
-    Rates are those since the last poll.
+    It reads no tables and puts almost no load on the servers. So some figures are estimates, which begin with
+    "about". Rates are measured since the last poll.
 
-    With --once the exit status is 1 when a server did not answer.
+    With --once the exit status is 1 if a server did not answer.
     """
     console = Console()
     if not once and not console.is_terminal:

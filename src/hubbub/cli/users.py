@@ -26,7 +26,7 @@ def users() -> None:
     """Create, show and delete accounts, and set their passwords.
 
     USER is an email address, a username, an id or an id in another system. A password is read from the terminal
-    without being shown, or else from the first line of standard input.
+    without showing it, or from the first line of standard input.
     """
 
 
@@ -39,7 +39,7 @@ def users() -> None:
 def create(username: str, email: str | None, display_name: str | None, external_id: str | None, bot: bool) -> None:
     """Create the account USERNAME.
 
-    It has a password, unless it is a bot or has an external id.
+    The account gets a password, unless it is a bot or has an external id.
     """
     secret = None if bot or external_id is not None else _read_password()
 
@@ -85,7 +85,7 @@ def delete(user: str, yes: bool) -> None:
     name = f"{printable(found.username)}  {found.id}"
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("add --yes, because there is no terminal to ask at")
+            raise click.UsageError("add --yes, because there is no terminal for the question")
         click.confirm(f"Delete the account {name}?", abort=True)
     in_hub(lambda chat: chat.delete_account(found.id))
     click.echo(f"deleted {name}")
@@ -120,7 +120,7 @@ def list_sessions(user: str) -> None:
 @click.argument("user")
 @click.argument("session")
 def revoke(user: str, session: str) -> None:
-    """End the session of USER whose id starts with SESSION, as `list` shows it."""
+    """End the session of USER whose id, as shown by `list`, starts with SESSION."""
 
     async def revoke(chat: Hub) -> str:
         found = await find_user(chat, user)

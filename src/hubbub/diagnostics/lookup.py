@@ -14,7 +14,7 @@ from hubbub.models import User
 async def find_user(chat: Hub, user: str) -> User:
     """The user with this id, or else with this email, username or id in another system.
 
-    Raises: NotFound, Invalid (it is the name of one user and the id in another system of a second one).
+    Raises: NotFound, Invalid (it is a name of one user and the external id of another).
     """
 
     async def find_by_id(user: str) -> User | None:
@@ -34,7 +34,7 @@ async def find_user(chat: Hub, user: str) -> User:
         raise NotFound("user", user)
     if len({one.id for one in found}) > 1:
         named, external = found
-        raise Invalid("user", f"is a name of {named.id}, and the id in another system of {external.id}: use an id")
+        raise Invalid("user", f"is a name of {named.id} and the external id of {external.id}: use an id")
     return found[0]
 
 

@@ -37,7 +37,7 @@ NEWEST: Final = 18
 FULL: Final = 0.8
 """The share of the connections from which on it is worth a note."""
 
-OWN_ROLE: Final = "Give the application a role of its own that owns nothing: `hubbub migrate grant ROLE`."
+OWN_ROLE: Final = "Give the application its own role, which owns nothing: `hubbub migrate grant ROLE`."
 
 
 async def _version(postgres: Postgres) -> Result:

@@ -114,7 +114,7 @@ async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = 
     if await _is_distributed(settings):
         raise Invalid("schema", "cannot be changed where rooms are distributed over nodes")
     if schema == settings.schema:
-        raise Invalid("schema", "is the one to move from: set DB_SCHEMA to where they are, public by default")
+        raise Invalid("schema", "has the tables already: set DB_SCHEMA to the schema that they move from")
     await move_tables(settings, schema, timeouts)
 
 

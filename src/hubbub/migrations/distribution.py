@@ -536,7 +536,7 @@ async def _refuse_writers(executor: Executor) -> None:
 def _error_for(error: Exception, step: Step, *, lost: bool) -> HubbubError:
     known = to_error(error, writes=True, lost=lost)
     if isinstance(known, Unavailable) and known.retryable:
-        return Unavailable("postgresql", f"to {step.title}: {known.reason}; call it again to go on")
+        return Unavailable("postgresql", f"to {step.title}: {known.reason}; call it again to continue")
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
     return Unavailable("postgresql", f"could not {step.title}: {first_line}", retryable=False)
 

@@ -127,7 +127,7 @@ class _Sqlalchemy:
         if not driver.is_in_transaction():
             await connection.exec_driver_sql("SELECT 1")
         if not driver.is_in_transaction():
-            raise Invalid("connection", "commits each statement by itself, as isolation_level is AUTOCOMMIT")
+            raise Invalid("connection", "commits each statement by itself, because isolation_level is AUTOCOMMIT")
         return driver
 
     @property

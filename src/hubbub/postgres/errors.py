@@ -68,9 +68,9 @@ MISCONFIGURED = (
 )
 
 
-NOT_OF_HUBBUB: Final = "is a rule of the database that hubbub does not know, and refuses the row"
+NOT_OF_HUBBUB: Final = "is a rule of the database that is unknown to hubbub, and refuses the row"
 NOT_UNDERSTOOD: Final = (
-    "the driver did not understand the server, and closed the connection: check that DB_HOST and DB_PORT lead to "
+    "the driver cannot read the server's answer, and closed the connection: check that DB_HOST and DB_PORT name "
     "PostgreSQL, and set DB_PREPARED_STATEMENTS=false behind a transaction pooler"
 )
 
@@ -114,7 +114,7 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
     known = of_standby or _pooler_error(error) or _unavailable(error, writes=writes)
     if known is None and isinstance(error, asyncpg.PostgresError):
         # Not `Unavailable`: one row may be the reason, and a batch goes on without it.
-        return Invalid("argument", f"was refused by the database, as by a trigger (SQLSTATE {error.sqlstate})")
+        return Invalid("argument", f"was refused, such as by a trigger (SQLSTATE {error.sqlstate})")
     return known
 
 
@@ -334,7 +334,7 @@ def _integrity_error_of_application(error: asyncpg.IntegrityConstraintViolationE
 # Poolers
 
 _SETTING: Final = "behind a transaction pooler set DB_PREPARED_STATEMENTS=false"
-_PAST_THE_POOLER: Final = "this needs a session of its own: connect to PostgreSQL itself, not to the pooler"
+_PAST_THE_POOLER: Final = "this needs its own session: connect to PostgreSQL directly, not to the pooler"
 
 _SET_UP_WRONGLY = re.compile(r"authentication failed|does not exist|no such|unsupported startup parameter")
 _NOT_PASSED_ON = re.compile(r"query_wait_timeout|server login has been failing|server_login_retry")

@@ -60,7 +60,7 @@ and unmap it each time. That took 30 us of processor time per command at one cal
 
 NOT_REDIS: Final = "the server does not speak the Redis protocol"
 CLOSED: Final = "the connection was closed"
-UNASKED: Final = "the server replied without being asked"
+UNASKED: Final = "the server sent a reply to no command"
 
 INCOMPLETE: Final = object()
 """Returned by the parser while the next reply is incomplete. Its default, False, is a reply in RESP3."""

@@ -85,7 +85,7 @@ class SentinelConnector(Connector):
             if not role and isinstance(answer := await handshake.ask("ROLE"), list):
                 role = "master" if answer[0] == b"master" else "replica"
             if role != "master":
-                raise Unavailable("redis", f"{self._address} is a replica, and the Sentinels call it the master")
+                raise Unavailable("redis", f"{self._address} is a replica, but the Sentinels name it as master")
 
         self._address = (await self.find(client_name)).address
         opened = await connect(self._settings, *self._address, client_name, greet)

@@ -161,7 +161,7 @@ class Subscription(Listener):
             if self._ended:
                 raise StopAsyncIteration
             if self._reader is not None:
-                raise RuntimeError("a subscription has one reader at a time")
+                raise RuntimeError("a subscription can only have one reader at a time")
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader

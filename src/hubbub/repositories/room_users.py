@@ -91,7 +91,7 @@ class _State(NamedTuple):
         if self.is_direct:
             return Forbidden(action, "a direct room keeps its two members and their roles")
         if self.member.role not in roles:
-            return Forbidden(action, f"it takes the role {' or '.join(roles)}")
+            return Forbidden(action, f"it needs the role {' or '.join(roles)}")
         return None
 
     @property
@@ -955,7 +955,7 @@ class RoomUsers(Repository):
         """
         rooms = inputs.uuids("room_ids", room_ids)
         if len(rooms) > inputs.PAGE_LIMIT:
-            raise Invalid("room_ids", f"must be at most {inputs.PAGE_LIMIT}, as many as a page has")
+            raise Invalid("room_ids", f"must be at most {inputs.PAGE_LIMIT}, the most on a page")
         cap, viewer = inputs.limit(cap, longest=10_000, field="cap"), inputs.viewer(as_user)
         counts = dict(await self._executor.fetch_all(self._MEMBER_COUNTS, rooms, cap, viewer))
         if self._executor.is_distributed and viewer is None:  # the statement leaves out rooms that do not exist

@@ -142,7 +142,7 @@ class Rooms(Repository):
         created_by = inputs.uuid("created_by", created_by)
         room_id = uuid7() if id is None else inputs.uuid("id", id)
         if room_id.version == 8:  # or it could be that of a pair, whose id can be computed
-            raise Invalid("id", "must not be a UUIDv8, as the ids of direct rooms are")
+            raise Invalid("id", "must not be a UUIDv8, the form of the ids of direct rooms")
         room = await self._executor.fetch_one(
             self._CREATE,
             room_id,
@@ -578,7 +578,7 @@ class Rooms(Repository):
 
 
 def _not_an_admin(role: str | None, room_id: UUID, user_id: UUID, action: str) -> HubbubError:
-    return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it takes the role admin")
+    return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it needs the role admin")
 
 
 def _description(description: str | None) -> str | None:

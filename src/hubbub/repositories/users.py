@@ -553,7 +553,7 @@ class Users(Repository):
             except _JoinedMeanwhile:
                 joined += 1
                 if joined == DELETE_ATTEMPTS:
-                    raise Unavailable("postgresql", "the user goes on joining rooms") from None
+                    raise Unavailable("postgresql", "the user keeps joining rooms") from None
             except LockNotAvailable:
                 conflicts += 1
                 if conflicts == DELETE_ATTEMPTS:

@@ -99,7 +99,7 @@ class RateLimits:
 
 def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: int) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise Invalid("name", "must be 1 to 50 of a-z, 0-9, dot, dash and underscore")
+        raise Invalid("name", "must have 1 to 50 characters: a-z, 0-9, dot, dash or underscore")
     if not isinstance(key, str):
         raise Invalid("key", "must be text")
     inputs.limit(capacity, longest=LARGEST_CAPACITY, field="capacity")

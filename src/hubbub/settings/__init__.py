@@ -81,7 +81,7 @@ class PostgresSettings:
         unused = f"is not used under sslmode {self.sslmode}: choose verify-full"
         check_files(*self._pems(), unused=unused if self.sslmode in {"disable", "prefer"} else None)
         if self.sslmode.startswith("verify") and self.ssl_root_cert is None:
-            raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} checks the server's certificate by it")
+            raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} verifies the server with it")
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -210,7 +210,7 @@ class Settings:
             if "," in one.host:
                 raise Invalid(REPLICAS, "must have one host in each URL")
             if first != replace(one, host=first.host, port=first.port, user=first.user, password=first.password):
-                raise Invalid(REPLICAS, "may differ from the primary in host, port, user and password only")
+                raise Invalid(REPLICAS, "may only differ from the primary in host, port, user and password")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings | None:

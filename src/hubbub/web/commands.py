@@ -525,7 +525,7 @@ async def watch(call: Call, frame: Watch) -> Online:
         call.connection.watch(frame.room_ids)
     are_online = await call.me.presence.is_online({one.user_id for page in pages for one in page.items})
     if None in are_online.values():
-        raise Unavailable("redis", "it is unknown who is online")
+        raise Unavailable("redis", "presence is unknown")
     return Online([user_id for user_id, is_online in are_online.items() if is_online])
 
 

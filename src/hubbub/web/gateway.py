@@ -193,7 +193,7 @@ class Gateway:
 
         def add(handler: Handler) -> Handler:
             if name in self.commands or name in {"hello", "positions"}:
-                raise Invalid("name", "is that of another frame")
+                raise Invalid("name", "is the name of another frame")
             self.commands[name] = Command(name, frame_of(handler), handler)
             return handler
 

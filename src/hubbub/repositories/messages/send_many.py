@@ -205,7 +205,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
     if old_seqs is None:
         return []
     if sent != len(drafts):
-        raise Invalid("message", "must not be kept out by a trigger")
+        raise Invalid("message", "was dropped by a trigger of the database")
     return [
         _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
         for draft, room_ordinal, ordinal in zip(drafts, room_ordinals, ordinals, strict=True)

@@ -143,7 +143,7 @@ class Follower:
 
     async def __aenter__(self) -> Self:
         if self.has_entered or self.is_closed:
-            raise RuntimeError("a follower is entered once")
+            raise RuntimeError("a follower can be entered once")
         try:
             await self._followers.enter(self)
         except BaseException:
@@ -227,7 +227,7 @@ class Follower:
     async def _fill(self) -> None:
         """Return in the same step in which there is an event."""
         if self._has_reader:
-            raise RuntimeError("a follower has one reader at a time")
+            raise RuntimeError("a follower can only have one reader at a time")
         self._has_reader = True
         try:
             while not self._events:
@@ -237,7 +237,7 @@ class Follower:
                 if self.is_closed:
                     raise StopAsyncIteration
                 if not self.has_entered:
-                    raise RuntimeError("a follower is entered by `async with` before it is iterated over")
+                    raise RuntimeError("enter a follower by `async with` before you iterate over it")
                 self.inbox.put_missed()
                 if self._events:
                     break
