@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from english.texts import ROOT, documents, prose, sources
+from english.texts import ROOT, documents, of_javascript, prose, scripts, sources
 
 _VERB = r"(?:is|are|was|were|has|have|had|does|do|did|can|cannot|may|must|will|came|went|left|wants?|\w+s)"
 # "Who comes then waits", "what is refused costs nothing": name the subject. Questions are left alone.
@@ -43,8 +43,11 @@ def found(pattern: re.Pattern[str], paths: Iterable[Path]) -> Iterator[str]:
                 yield f"{path.relative_to(ROOT)}:{line}: {text[max(0, match.start() - 30) : match.end() + 30]}"
 
 
-def others() -> list[Path]:
-    return [path for path in sources("tests", "benchmarks", "examples") if path != Path(__file__)]
+AREAS = {
+    "product": [*sources("src"), *documents()],
+    "tests": [path for path in sources("tests", "benchmarks", "examples") if path != Path(__file__)],
+    "javascript": scripts("src", "tests", "benchmarks", "examples"),
+}
 
 
 def words_in(paths: Iterable[Path]) -> int:
@@ -62,22 +65,39 @@ HABITS = [BARE_SUBJECT, INDEFINITE_PERSON, SPEAKING_THING, OLD_WORDS, CLAUSE_FOR
         pytest.param("product", SPEAKING_THING, 0.05, id="speaking_thing"),
         pytest.param("product", OLD_WORDS, 0.02, id="old_words"),
         pytest.param("product", CLAUSE_FOR_A_NOUN, 0.02, id="clause_for_a_noun"),
-        pytest.param("tests", BARE_SUBJECT, 0.3, id="bare_subject_in_tests"),
-        pytest.param("tests", INDEFINITE_PERSON, 0.3, id="indefinite_person_in_tests"),
+        pytest.param("tests", BARE_SUBJECT, 0.15, id="bare_subject_in_tests"),
+        pytest.param("tests", INDEFINITE_PERSON, 0.1, id="indefinite_person_in_tests"),
+        pytest.param("tests", SPEAKING_THING, 0.05, id="speaking_thing_in_tests"),
+        pytest.param("tests", OLD_WORDS, 0.1, id="old_words_in_tests"),
+        pytest.param("tests", CLAUSE_FOR_A_NOUN, 0.15, id="clause_for_a_noun_in_tests"),
+        pytest.param("javascript", BARE_SUBJECT, 0.15, id="bare_subject_in_javascript"),
+        pytest.param("javascript", INDEFINITE_PERSON, 0.1, id="indefinite_person_in_javascript"),
+        pytest.param("javascript", SPEAKING_THING, 0.05, id="speaking_thing_in_javascript"),
+        pytest.param("javascript", OLD_WORDS, 0.02, id="old_words_in_javascript"),
+        pytest.param("javascript", CLAUSE_FOR_A_NOUN, 0.02, id="clause_for_a_noun_in_javascript"),
     ],
 )
 def test_prose_is_plain(area: str, pattern: re.Pattern[str], most: float) -> None:
-    paths = [*sources("src"), *documents()] if area == "product" else others()
+    paths = AREAS[area]
     places = list(found(pattern, paths))
     rate = 1000 * len(places) / words_in(paths)
     assert rate <= most, f"{rate:.3f} per 1,000 words:\n" + "\n".join(places)
 
 
 def test_prose_calls_the_first_schema_the_original_one() -> None:
-    paths = [*sources("src", "tests", "benchmarks", "examples"), *documents()]
-    own = Path(__file__)
-    elsewhere = [path for path in paths if path.name not in PAGES_ABOUT_THE_ORIGINAL and path != own]
-    assert list(found(ORIGINAL, elsewhere)) == []
+    paths = [path for area in AREAS.values() for path in area if path.name not in PAGES_ABOUT_THE_ORIGINAL]
+    assert list(found(ORIGINAL, paths)) == []
+
+
+def test_comments_of_javascript_are_found_among_strings_and_expressions() -> None:
+    source = """/** Calls
+ * back. */
+const url = "http://x/*y*/"; // the path
+const name = /Edg\\//.test(url) ? 'it"s // no' : `// ${url}`;
+// One text
+// of two lines.
+"""
+    assert list(of_javascript(source)) == [(1, "Calls back."), (3, "the path"), (5, "One text of two lines.")]
 
 
 @pytest.mark.parametrize(
