@@ -159,7 +159,7 @@ def _write(client: asyncio.StreamWriter, data: bytes) -> None:
 
 
 class Fate(Enum):
-    """What happens to an answer to a write."""
+    """The fate of an answer to a write."""
 
     CARRIED = auto()
     LOST = auto()

@@ -60,7 +60,7 @@ test("a message is sending, then sent, in its place", async () => {
   assert.equal(room.unread, 0);
 });
 
-test("the event before the acknowledgement confirms a message as well", async () => {
+test("an event before the acknowledgement confirms a message as well", async () => {
   const gateway = new Gateway(ROOM);
   const { room } = await open(gateway);
   gateway.answers.send = (command) => {
@@ -73,7 +73,7 @@ test("the event before the acknowledgement confirms a message as well", async ()
   assert.deepEqual(contents(room), ["hi"]);
 });
 
-test("what is typed without a connection is sent once and in order", async () => {
+test("messages typed without a connection are sent once and in order", async () => {
   const gateway = new Gateway(ROOM);
   const { client, room } = await open(gateway);
   gateway.isUp = false;
@@ -217,7 +217,7 @@ test("a client that comes back continues without a gap or a repeat", async () =>
   assert.deepEqual(Object.keys(gateway.hellos.at(-1).positions).sort(), [ROOM, OTHER].sort());
 });
 
-test("a room that is resynchronised is loaded again, and keeps what waits", async () => {
+test("a room that is resynchronised is reloaded, and keeps unsent messages", async () => {
   const gateway = new Gateway(ROOM);
   for (const word of ["one", "two", "three"]) gateway.write(ROOM, BOB, word);
   const { client, room } = await open(gateway);
@@ -249,7 +249,7 @@ test("read marks are merged, and sent once", async () => {
   assert.equal(client.room(ROOM).lastReadSeq, 5);
 });
 
-test("rooms that the user joins and leaves come and go", async () => {
+test("rooms appear when the user joins them, and disappear when the user leaves", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
   gateway.rooms.set(OTHER, { log: [], read: 0 });
@@ -305,7 +305,7 @@ test("codes from 4400 to 4499 stop the client, others do not", async () => {
   }
 });
 
-test("start after the end of the session connects again, and goes on where the client was", async () => {
+test("start after the end of the session reconnects, and continues from the client's positions", async () => {
   const gateway = new Gateway(ROOM);
   const { client, room } = await open(gateway);
   gateway.cut(4401);
@@ -359,7 +359,7 @@ test("after 4503 the client starts fresh", async () => {
   assert.deepEqual(contents(room), ["one"]);
 });
 
-test("a word of the server decides over its code", async () => {
+test("the field reconnect of bye overrides its code", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
   gateway.tell({ type: "bye", code: 1012, reconnect: false, within_seconds: 0, reason: "closed for good" });
@@ -413,7 +413,7 @@ test("a connection without a byte is given up", async (context) => {
   client.stop();
 });
 
-test("requests over the rate are sent again, others raise what the server says", async () => {
+test("requests over the rate are sent again, others reject with the server's error", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
   let refusals = 2;
@@ -445,7 +445,7 @@ test("unknown frames and bad JSON are skipped", async () => {
   assert.deepEqual(client.entries.map((entry) => entry.seq), [1, 2]);
 });
 
-test("a client with a store of its own resumes from a token of before", async () => {
+test("a client with its own store resumes from an earlier token", async () => {
   const gateway = new Gateway(ROOM);
   gateway.write(ROOM, BOB, "one");
   const first = await live(gateway);
@@ -558,7 +558,7 @@ test("a stream begins again with a new token before the old one expires", async 
   client.stop();
 });
 
-test("what is marked as unread is unread again, and no read mark on its way undoes it", async () => {
+test("messages marked as unread are unread again, and no read mark in flight undoes that", async () => {
   const gateway = new Gateway(ROOM);
   for (let at = 0; at < 5; at++) gateway.write(ROOM, BOB, `${at}`);
   const { room } = await open(gateway);
@@ -574,7 +574,7 @@ test("what is marked as unread is unread again, and no read mark on its way undo
   assert.equal(room.unread, 0);
 });
 
-test("what is marked as unread without a connection is unread after it", async () => {
+test("messages marked as unread without a connection are unread once it is back", async () => {
   const gateway = new Gateway(ROOM);
   for (let at = 0; at < 3; at++) gateway.write(ROOM, BOB, `${at}`);
   const { client, room } = await open(gateway);
@@ -606,7 +606,7 @@ test("readers come from all pages, with their users", async () => {
   assert.equal(client.user(OTHER).username, "carol");
 });
 
-test("changes of rooms, members and the own profile have only what is given", async () => {
+test("changes of rooms, members and the own profile send only the given properties", async () => {
   const gateway = new Gateway(ROOM);
   const { client, room } = await open(gateway);
   const sent = async (change) => {

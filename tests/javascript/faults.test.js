@@ -72,7 +72,7 @@ test("a socket that does not open is given up after five seconds", async (contex
   client.stop();
 });
 
-test("a server that ends without a bye gets its clients back within the spread of its ready", async (context) => {
+test("clients of a server that ends without a bye reconnect within the spread of ready", async (context) => {
   for (const [code, seconds] of [[1012, 12], [1013, 12], [1006, 0.4]]) {
     context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
     const gateway = new Gateway(ROOM);
@@ -88,7 +88,7 @@ test("a server that ends without a bye gets its clients back within the spread o
   }
 });
 
-test("a server that is overloaded again and again gets its clients back later and later", async (context) => {
+test("clients of a repeatedly overloaded server reconnect after growing waits", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   const client = connect(gateway, { random: () => 0.999 });
@@ -107,7 +107,7 @@ test("a server that is overloaded again and again gets its clients back later an
   client.stop();
 });
 
-test("a client that sent too much waits as long as it is told, also if the page becomes visible", async (context) => {
+test("a client over its rate waits as long as the server asks, even if the page becomes visible", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   const page = new Page();
@@ -165,7 +165,7 @@ test("an attempt whose network is gone is given up five seconds after the page w
   client.stop();
 });
 
-test("several missed notices are made up for by one reading", async (context) => {
+test("several missed notices lead to one reload", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   gateway.spreadSeconds = 10;
@@ -266,7 +266,7 @@ test("messages are sent where IndexedDB never answers, and kept once it does", a
   client.stop();
 });
 
-test("a disk that needs long for each opening is opened once, and keeps messages", async (context) => {
+test("a disk that is slow to open is opened once, and keeps messages", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   const disk = database();
@@ -291,7 +291,7 @@ test("a disk that needs long for each opening is opened once, and keeps messages
   client.stop();
 });
 
-test("what is discarded while the disk takes what came before it is not sent", async (context) => {
+test("a message discarded while the disk writes an earlier one is not sent", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   const disk = database();
@@ -319,7 +319,7 @@ test("what is discarded while the disk takes what came before it is not sent", a
   client.stop();
 });
 
-test("what was discarded or cleared after the disk failed is not sent by the next page", async () => {
+test("a message discarded or cleared after the disk failed is not sent by the next page", async () => {
   const gateway = new Gateway(ROOM);
   const disk = database();
   const { client, room } = await open(gateway, { indexedDB: disk });
@@ -338,7 +338,7 @@ test("what was discarded or cleared after the disk failed is not sent by the nex
   assert.equal(disk.rows.size, 0);
 });
 
-test("what is discarded before the disk has answered is not sent", async () => {
+test("a message discarded before the disk has answered is not sent", async () => {
   const gateway = new Gateway(ROOM);
   const disk = database();
   disk.isSilent = true;
@@ -354,7 +354,7 @@ test("what is discarded before the disk has answered is not sent", async () => {
   assert.equal(room.message(id), undefined);
 });
 
-test("what the disk has is gone when it is cleared at once", async () => {
+test("messages on the disk are gone when the client is cleared at once", async () => {
   const disk = database();
   disk.rows.set("old", { id: "old", number: 1, room_id: ROOM, user_id: ADA, content: "of yesterday", status: "sending" });
   const gateway = new Gateway(ROOM);
@@ -390,7 +390,7 @@ test("a token of sixty days is not renewed without a pause", async (context) => 
   client.stop();
 });
 
-test("people that are asked for while others are on their way come as well", async () => {
+test("profiles requested while others are in flight are loaded as well", async () => {
   const gateway = new Gateway(ROOM);
   const strangers = ["01970000-0000-7000-8000-0000000000c1", "01970000-0000-7000-8000-0000000000c2"];
   gateway.answers.users = ({ user_ids }) => ({ items: user_ids.map((id) => ({ id, username: id, avatar_url: null })) });
@@ -401,7 +401,7 @@ test("people that are asked for while others are on their way come as well", asy
   await until(() => client.users.has(strangers[0]) && client.users.has(strangers[1]));
 });
 
-test("a room that was left does not come back with what was on its way", async () => {
+test("a room that was left does not return with an answer in flight", async () => {
   const gateway = new Gateway(ROOM, OTHER);
   const { client, room } = await open(gateway);
   const gone = [];
@@ -429,7 +429,7 @@ test("a room that was left does not come back with what was on its way", async (
   await until(() => client.rooms.length === 2);
 });
 
-test("an error says whether the command may have been done", async () => {
+test("an error reports whether the command may have been done", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
   gateway.answers.vote = () => ({ error: "temporarily-unavailable", retry: true, outcome_unknown: true });
@@ -446,7 +446,7 @@ test("an error says whether the command may have been done", async () => {
   await assert.rejects(waiting, { error: "timeout", outcomeUnknown: false });
 });
 
-test("a command that a break has cut off may have been done, also if it exceeds its rate afterwards", async (context) => {
+test("an interrupted command may have been done, even if it exceeds its rate afterwards", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);

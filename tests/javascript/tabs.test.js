@@ -278,7 +278,7 @@ test("the room of each tab is watched before further rooms of one tab, and no lo
   await until(() => watched() === [ROOM, "third"].join());
 });
 
-test("notices that were missed are made up for by one list of rooms, which all tabs get", async () => {
+test("missed notices lead to one list of rooms, which all tabs get", async () => {
   const gateway = new Gateway(ROOM);
   gateway.write(ROOM, BOB, "one");
   const tab = browser(gateway);
@@ -305,7 +305,7 @@ test("a tab that misses the first event of a room loads it again with the second
   assert.deepEqual(contents(second), ["before", "one", "two"]);
 });
 
-test("requests of a tab outlive the leader that had them", async () => {
+test("requests of a tab survive the end of the leader", async () => {
   const gateway = new Gateway(ROOM);
   const tab = browser(gateway);
   const [first, second] = [await tab(), await tab()];
@@ -331,7 +331,7 @@ test("a request that is to be sent once is not given to the next leader", async 
   assert.equal(gateway.commands.filter((command) => command.type === "typing").length, 1);
 });
 
-test("what another tab has discarded is not sent by a page that comes back", async () => {
+test("a message that another tab has discarded is not sent by a page that comes back", async () => {
   const gateway = new Gateway(ROOM);
   const rows = new Map();
   const client = await browser(gateway, { indexedDB: database(rows) })();
@@ -366,7 +366,7 @@ test("a tab that was frozen and missed what the leader passed on loads its rooms
   assert.deepEqual(second.entries, ["1:1", "1:3"]);
 });
 
-test("a tab that was frozen while a room went has it no more when the leader is connected again", async () => {
+test("a tab that was frozen while a room was left no longer has it when the leader reconnects", async () => {
   const gateway = new Gateway(ROOM, OTHER);
   const tab = browser(gateway);
   const [first, second] = [await tab(), await tab()];

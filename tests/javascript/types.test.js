@@ -21,7 +21,7 @@ function present(instance) {
   return new Set([...names].filter((name) => !name.startsWith("_") && name !== "emit"));
 }
 
-test("the types declare what there is", () => {
+test("the types declare everything that exists", () => {
   const client = new hubbub.Client({ url: "http://127.0.0.1/chat" });
   assert.deepEqual([...declared("Client")].sort(), [...present(client)].sort());
   const room = new hubbub.Room(client, "id");
