@@ -35,7 +35,7 @@ from hubbub import (
 )
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
-from hubbub.services.changes import ENTRIES_PER_READ, ChangeFeed, FeedPosition
+from hubbub.services.changes import ENTRIES_PER_READ, LEASE_SECONDS, ChangeFeed, FeedPosition
 from instrumentation.recording import Recording
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -302,6 +302,54 @@ async def test_worker_that_has_lost_its_lease_hands_out_nothing_of_it(
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await anext(frozen)
+
+
+SET_BACK = "UPDATE hubbub_consumers SET leased_until = leased_until + interval '1 hour'"
+"""What the leases are to a clock that was set back by an hour."""
+
+
+async def test_part_that_is_free_is_taken_at_once_after_the_clock_was_set_back(
+    fast: Hub, ada: User, room: Room, owner: Connection
+) -> None:
+    """Also while another part has new entries all the time."""
+    quiet = await fast.rooms.create("in another part", created_by=ada.id, id=UUID(int=room.id.int ^ 1))
+    async with fast.changes.follow(consumer="push") as feed:
+        assert {event.room_id for event in await take(feed, 2)} == {room.id, quiet.id}
+    await owner.execute(SET_BACK)
+    async with fast.changes.follow(consumer="push") as feed:
+        assert [content(event) for event in await take(feed, 1)] == ["MemberJoined"]  # again, as it was the last
+        contents: list[str] = []
+        await fast.messages.send(quiet.id, ada.id, "has waited")
+        while "has waited" not in contents and len(contents) < 20:
+            await fast.messages.send(room.id, ada.id, "busy")
+            contents += [content(event) for event in await take(feed, 1)]
+        assert "has waited" in contents
+
+
+async def test_lease_is_shortened_to_its_length_after_the_clock_was_set_back(
+    fast: Hub, ada: User, room: Room, owner: Connection
+) -> None:
+    """That of a killed worker then ends soon, and one that lives renews it."""
+
+    async def is_shortened() -> bool:
+        return bool(await owner.fetchval(f"SELECT {ends_soon} FROM hubbub_consumers WHERE worker IS NOT NULL"))
+
+    ends_soon = f"max(leased_until) < now() + interval '{LEASE_SECONDS + 1} seconds'"
+    async with (
+        fast.changes.follow(consumer="push", lease_seconds=3_600) as busy,
+        fast.changes.follow(consumer="push") as other,
+    ):
+        await take(busy, 1)
+        await owner.execute(SET_BACK)
+        waiting = asyncio.create_task(take(other, 1))
+        await until_it_answers(is_shortened)
+        ended_at = busy._lease_ends
+        await until(lambda: busy._lease_ends > ended_at)  # it has renewed the lease, which is still its own
+        assert not waiting.done()
+        await owner.execute("UPDATE hubbub_consumers SET worker = gen_random_uuid() WHERE worker IS NOT NULL")
+        await until_it_answers(is_shortened)
+        await owner.execute("UPDATE hubbub_consumers SET leased_until = now()")
+        assert [content(event) for event in await waiting] == ["MemberJoined"]
 
 
 async def test_cancelled_worker_gives_its_lease_back(fast: Hub, ada: User, room: Room) -> None:

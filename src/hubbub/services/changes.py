@@ -8,7 +8,8 @@ the snapshot that reads it. After that no entry can appear before it.
 
 The rooms are divided into parts by the last four bits of their ids. The workers of a consumer lease one part at a
 time, and its position is stored when the lease ends. A lease that is not renewed, because its worker was killed,
-expires, and another worker goes on from the stored position.
+expires, and another worker goes on from the stored position. Where the clock of PostgreSQL was set back, a lease
+that would last too long is shortened to its usual length. A worker that lives renews it.
 
     free --take--> leased --batch done--> free
                      |
@@ -49,6 +50,9 @@ PARTS: Final = 16
 ENTRIES_PER_READ: Final = 100
 """A worker stores its position after this many entries, and repeats at most these after a crash."""
 LEASE_SECONDS: Final = 10.0
+LONGEST_RENEWAL_SECONDS: Final = LEASE_SECONDS / 4
+"""Leases are renewed at least this often, however long they are. Another worker, which does not know their length,
+may shorten them to `LEASE_SECONDS`."""
 FIRST_PAUSE_SECONDS: Final = 0.01
 """An entry that was announced is ready once older transactions have ended, usually within milliseconds. Each pause
 is twice as long as the one before, up to a heartbeat."""
@@ -267,9 +271,12 @@ class PartLease(NamedTuple):
     position: FeedPosition
 
 
+_LONGEST: Final = f"GREATEST($3::double precision, {LEASE_SECONDS}) * interval '1 second'"
+
 _OF_CONSUMER: Final = ("consumer.transaction_id", "consumer.room_id", "consumer.seq")
 
-# The part that has waited longest, of those with an entry that is ready, or with a position of another server.
+# The part that has waited longest, of those with an entry that is ready, or with a position of another server. A
+# free part that seems to end later than now has waited since before the clock was set back, and is the first.
 _TAKE: Final = Statement(
     "changes.take",
     lambda part, transaction_id, room_id, seq, server, read_at: PartLease(
@@ -281,7 +288,7 @@ _TAKE: Final = Statement(
         SELECT consumer.part
         FROM hubbub_consumers AS consumer
         WHERE consumer.name = $1
-            AND consumer.leased_until <= clock_timestamp()
+            AND (consumer.worker IS NULL OR consumer.leased_until <= clock_timestamp())
             AND (
                 consumer.server <> (SELECT server FROM bounds)
                 OR EXISTS (
@@ -296,9 +303,22 @@ _TAKE: Final = Statement(
                         OR entry.transaction_id >= bounds.newest
                 )
             )
-        ORDER BY consumer.leased_until, consumer.part
+        ORDER BY consumer.leased_until > clock_timestamp() DESC, consumer.leased_until, consumer.part
         LIMIT 1
         FOR UPDATE SKIP LOCKED
+    ), too_long AS (
+        SELECT consumer.part
+        FROM hubbub_consumers AS consumer
+        WHERE consumer.name = $1
+            AND consumer.worker IS NOT NULL
+            AND consumer.leased_until > clock_timestamp() + {_LONGEST}
+        FOR UPDATE SKIP LOCKED
+    ), shortened AS (
+        UPDATE hubbub_consumers
+        SET leased_until = clock_timestamp() + {_LONGEST}
+        FROM too_long
+        WHERE hubbub_consumers.name = $1
+            AND hubbub_consumers.part = too_long.part
     )
     UPDATE hubbub_consumers
     SET
@@ -318,7 +338,7 @@ _TAKE: Final = Statement(
     distributed=NOT_SUPPORTED,
 )
 
-# With 0 seconds it ends the lease.
+# With 0 seconds it ends the lease. That the part is free does not depend on the clock.
 _STORE: Final = Statement(
     "changes.store",
     int,
@@ -330,6 +350,7 @@ _STORE: Final = Statement(
         seq = $6,
         server = $7,
         read_at = $8,
+        worker = CASE WHEN $9::double precision > 0 THEN worker END,
         leased_until = clock_timestamp() + $9 * interval '1 second'
     WHERE name = $1
         AND part = $2
@@ -650,4 +671,4 @@ class ChangeFeed:
                 await self._store(self._lease_seconds)
             except Unavailable as failure:
                 logger.info("renewing the lease of a feed again, after: %s", failure)
-        return self._lease_seconds / 4
+        return min(self._lease_seconds / 4, LONGEST_RENEWAL_SECONDS)
