@@ -257,6 +257,31 @@ async def test_unread_counts_read_the_newest_messages_only(
     assert newest.seq > UNREAD_AMONG
 
 
+@pytest.mark.one_server("counts what one server reads")
+async def test_unread_counts_and_marks_read_the_newest_messages_only_of_a_table_without_statistics(
+    hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
+) -> None:
+    """As after a restore or a large import: PostgreSQL then takes every room for a small one."""
+    await hub.room_users.add(room.id, bob.id)
+    connection = await connect(postgres_settings)
+    try:
+        await connection.execute("ALTER TABLE messages SET (autovacuum_enabled = false)")
+        head = await fill(pool, room, ada, 4 * UNREAD_AMONG)
+        newest = ("infinity", UUID(int=2**128 - 1))
+        for most, statement, *arguments in (
+            (100, ReadReceipts._UNREAD_COUNT, room.id, bob.id, 100),
+            (100, ReadReceipts._UNREAD_COUNTS, bob.id, 100),
+            (UNREAD_AMONG, ReadReceipts._UNREAD_COUNT, room.id, ada.id, 100),
+            (100 + 10, Rooms._LIST_FOR, bob.id, *newest, 50, 100),
+            (100 + 10, Rooms._SUMMARY, bob.id, room.id, 100),
+            (MOST_RECEIPTS_PER_CALL + 10, ReadReceipts._MARK_READ, room.id, bob.id, head),
+        ):
+            read = await rows_read(connection, statement, *arguments)
+            assert read["messages"] <= most, (statement.name, read)
+    finally:
+        await connection.close()
+
+
 async def test_unread_count_stops_at_the_cap(hub: Hub, bob: User, room: Room, messages: list[Message]) -> None:
     assert await hub.receipts.unread_count(room.id, bob.id, cap=3) == 3
     assert await hub.receipts.unread_counts(bob.id, cap=3) == {room.id: 3}

@@ -14,7 +14,18 @@ from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
 from hubbub.renamed import Renamed
 from hubbub.repository import Repository
-from hubbub.sql import OLDEST, has_member, in_steps, lock_timeout, not_deleted, representable, require, unread
+from hubbub.sql import (
+    OLDEST,
+    at_most,
+    has_member,
+    in_steps,
+    lock_timeout,
+    not_deleted,
+    representable,
+    require,
+    unread,
+    with_numbers,
+)
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -99,7 +110,7 @@ class ReadReceipts(Repository, Renamed):
                     AND messages.user_id IS DISTINCT FROM target.user_id
                     AND messages.deleted_at IS NULL
                 ORDER BY messages.seq DESC
-                LIMIT {MOST_RECEIPTS_PER_CALL}
+                {at_most(MOST_RECEIPTS_PER_CALL)}
             ) AS unread
             WHERE target.keeps_receipts
             ON CONFLICT DO NOTHING
@@ -394,16 +405,18 @@ class ReadReceipts(Repository, Renamed):
                 raise NotAMember(of_room, viewer)
         return self._READERS_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 
-    _UNREAD_COUNTS = Statement(
-        "read_receipts.unread_counts",
-        lambda room_id, unread: (room_id, unread),
-        f"""
+    _UNREAD_COUNTS_SQL = f"""
         SELECT room_users.room_id, unread.count AS unread
         FROM room_users
         CROSS JOIN LATERAL {unread("room_users", "$1", "$2")} AS unread
         WHERE room_users.user_id = $1
             AND {not_deleted("room_users.room_id", "$1")}
-        """,
+        """
+    _UNREAD_COUNTS = Statement(
+        "read_receipts.unread_counts",
+        lambda room_id, unread: (room_id, unread),
+        _UNREAD_COUNTS_SQL,
+        distributed=with_numbers(_UNREAD_COUNTS_SQL),
     )
 
     async def unread_counts(self, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
@@ -416,17 +429,19 @@ class ReadReceipts(Repository, Renamed):
         rows = await self._executor.fetch_all(self._UNREAD_COUNTS, inputs.uuid("user_id", user_id), cap)
         return dict(rows)
 
-    _UNREAD_COUNT = Statement(
-        "read_receipts.unread_count",
-        int,
-        f"""
+    _UNREAD_COUNT_SQL = f"""
         SELECT unread.count AS unread
         FROM room_users
         CROSS JOIN LATERAL {unread("room_users", "$2", "$3", room_id="$1")} AS unread
         WHERE room_users.room_id = $1
             AND room_users.user_id = $2
             AND {not_deleted("$1", "$2")}
-        """,
+        """
+    _UNREAD_COUNT = Statement(
+        "read_receipts.unread_count",
+        int,
+        _UNREAD_COUNT_SQL,
+        distributed=with_numbers(_UNREAD_COUNT_SQL),
     )
 
     async def unread_count(self, room_id: UUID, user_id: UUID, *, cap: int = 100) -> int:

@@ -22,6 +22,7 @@ from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement
 from hubbub.repository import Repository
 from hubbub.sql import (
     acting_admin,
+    at_most,
     by_id,
     columns,
     entry,
@@ -33,6 +34,7 @@ from hubbub.sql import (
     representable,
     require,
     unread,
+    with_numbers,
 )
 
 MESSAGE = columns(Message)
@@ -491,7 +493,7 @@ class Rooms(Repository):
                 WHERE messages.room_id = {{in_room}}
                     AND messages.seq <= page.newest_seq
                 ORDER BY messages.seq DESC
-                LIMIT {PREVIEW_AMONG}
+                {at_most(PREVIEW_AMONG)}
             ) AS newest
             WHERE newest.deleted_at IS NULL
             ORDER BY newest.seq DESC
@@ -526,7 +528,7 @@ class Rooms(Repository):
             in_room="page.room_id",
             cap="$5",
         ),
-        distributed=_SUMMARIES_SQL.format(
+        distributed=with_numbers(_SUMMARIES_SQL).format(
             with_page="",
             page=f"({_OWN_ROOMS_SQL}) AS page".format(newest_in="room_users.room_id", condition=_AFTER),
             in_room="page.room_id",
@@ -534,18 +536,15 @@ class Rooms(Repository):
         )
         + "LIMIT $4",
     )
-    _SUMMARY = Statement(
-        "rooms.summary",
-        _summary,
-        _SUMMARIES_SQL.format(
-            with_page=f"WITH page AS MATERIALIZED ({_OWN_ROOMS_SQL})".format(
-                newest_in="$2", condition="AND room_users.room_id = $2"
-            ),
-            page="page",
-            in_room="$2",
-            cap="$3",
+    _SUMMARY_SQL = _SUMMARIES_SQL.format(
+        with_page=f"WITH page AS MATERIALIZED ({_OWN_ROOMS_SQL})".format(
+            newest_in="$2", condition="AND room_users.room_id = $2"
         ),
+        page="page",
+        in_room="$2",
+        cap="$3",
     )
+    _SUMMARY = Statement("rooms.summary", _summary, _SUMMARY_SQL, distributed=with_numbers(_SUMMARY_SQL))
 
     async def list_for(
         self, user_id: UUID, *, limit: int = 50, after: str | None = None, unread_cap: int = 100
