@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -506,7 +507,7 @@ async def test_change_of_hub_that_would_wait_for_own_transaction_is_refused_at_o
             with suppress(Oops), described(lock, call):
                 async with hub.transaction() as tx:
                     await lock(tx)
-                    with pytest.raises(Invalid, match=r"membership or account, and would wait for its own COMMIT"):
+                    with pytest.raises(Invalid, match="would wait for its own COMMIT"):
                         async with asyncio.timeout(5):
                             await call()
                     raise Oops
@@ -564,6 +565,77 @@ async def test_change_of_hub_that_does_not_wait_for_own_transaction_is_made(
                 await lock(tx)
                 async with asyncio.timeout(5):
                     await call()
+
+
+async def test_value_that_own_transaction_has_taken_is_refused_at_once(hub: Hub, ada: User, bob: User) -> None:
+    """An id, a name or the pair of a direct room is free or taken only once the transaction has ended."""
+    id = hubbub.new_id()
+    created: Lock = lambda tx: tx.users.create("eve@example.org", "eve", "!", external_id="e", id=id)  # noqa: E731
+    upserted: Lock = lambda tx: tx.users.upsert(external_id="e", username="eve", email="eve@example.org")  # noqa: E731
+    changed: Lock = lambda tx: tx.users.update_profile(  # noqa: E731
+        bob.id, email="eve@example.org", username="eve", external_id="e"
+    )
+    by_email: list[Call] = [
+        lambda: hub.users.create("EVE@example.org", "mallory", "!"),
+        lambda: hub.users.upsert(external_id="m", username="mallory", email="eve@Example.org"),
+        lambda: hub.users.update_profile(ada.id, email="eve@example.ORG"),
+        lambda: hub.register("eve@example.org", "mallory", "hers alone 6"),
+    ]
+    by_username: list[Call] = [
+        lambda: hub.users.create(None, "Eve", "!"),
+        lambda: hub.users.upsert(external_id="m", username="EVE"),
+        lambda: hub.users.update_profile(ada.id, username="\uff25ve"),
+    ]
+    by_external_id: list[Call] = [
+        lambda: hub.users.create(None, "mallory", "!", external_id="e"),
+        lambda: hub.users.upsert(external_id="e", username="mallory"),
+        lambda: hub.users.update_profile(ada.id, external_id="e"),
+    ]
+    cases: list[tuple[Lock, Call]] = [
+        *product([created, upserted, changed], by_email + by_username + by_external_id),
+        (created, lambda: hub.users.create(None, "mallory", "!", id=id)),
+        (
+            lambda tx: tx.rooms.create("first", created_by=ada.id, id=id),
+            lambda: hub.rooms.create("second", created_by=ada.id, id=id),
+        ),
+        (lambda tx: tx.rooms.direct(ada.id, bob.id), lambda: hub.rooms.direct(bob.id, ada.id)),
+    ]
+    for lock, call in cases:
+        with suppress(Oops), described(lock, call):
+            async with hub.transaction() as tx:
+                await lock(tx)
+                with pytest.raises(Invalid, match="would wait for its own COMMIT"):
+                    async with asyncio.timeout(5):
+                        await call()
+                raise Oops
+
+
+async def test_value_that_own_transaction_has_not_taken_is_free_or_a_conflict(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    eve = await hub.users.upsert(external_id="e", username="eve", email="eve@example.org")
+    direct = await hub.rooms.direct(ada.id, eve.id)
+
+    async def undone(tx: Transaction) -> None:
+        async with tx.savepoint() as savepoint:
+            await savepoint.users.create("dora@example.org", "dora", "!", external_id="d")
+            raise Oops
+
+    async with hub.transaction() as tx, asyncio.timeout(5):
+        assert await tx.users.upsert(external_id="e", username="mallory") == eve
+        assert await hub.users.upsert(external_id="e", username="mallory") == eve
+        assert await tx.rooms.direct(ada.id, eve.id) == direct
+        assert await hub.rooms.direct(ada.id, eve.id) == direct
+        with suppress(Oops):
+            await undone(tx)
+        await hub.users.create("dora@example.org", "dora", "!", external_id="d")
+        await tx.users.create("carol@example.org", "carol", "!")
+        await hub.rooms.direct(ada.id, bob.id)
+        for name, email in (("eve", None), ("mallory", "eve@example.org")):
+            with pytest.raises(Conflict):
+                await hub.users.create(email, name, "!")
+        with pytest.raises(Conflict):
+            await hub.rooms.create("another", created_by=ada.id, id=room.id)
 
 
 async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_cheap_hash(

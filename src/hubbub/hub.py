@@ -495,8 +495,8 @@ class Hub(Repositories):
         calls. Nothing is committed if the block has caught the error of a statement.
 
         A change by `hub`, instead of the transaction, of a room, membership or account that the transaction has
-        changed would wait for the COMMIT. In the task of the block it is refused as `Invalid`. In another task it
-        waits, and so do the few changes that docs/transactions.md names.
+        changed or added would wait for the COMMIT. In the task of the block it is refused as `Invalid`. In another
+        task it waits, and so do the few changes that docs/transactions.md names.
 
         Raises: Unavailable (also in this case, and with `outcome_unknown` if the answer to the COMMIT was lost).
         """

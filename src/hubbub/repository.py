@@ -245,9 +245,13 @@ class Repository:
     def _changed(self, change: Change, *, locks: bool = True) -> None:
         """Report the change. `locks` is False where it may have been made before, and now no row was changed."""
         if locks:
-            for key in _locked_by(change):
-                self._executor.note_locked(key)
+            self._note_locked(_locked_by(change))
         self._executor.after_commit(lambda: self._on_commit(change))
+
+    def _note_locked(self, keys: Iterable[Hashable]) -> None:
+        """Until the COMMIT, changes that would wait for these in the same task are refused."""
+        for key in keys:
+            self._executor.note_locked(key)
 
     async def _check_not_locked(self, *keys: Hashable, of: UUID | None = None) -> None:
         """Refuse a change of these rows that would wait for a transaction of the same task.

@@ -2,7 +2,7 @@
 
 from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
 from hubbub.postgres.errors import LockNotAvailable
-from hubbub.postgres.executor import Executor, key_of_account
+from hubbub.postgres.executor import Executor, key_of_account, key_of_value
 from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.replicas import Replicas
@@ -39,5 +39,6 @@ __all__ = [
     "borrow",
     "connect",
     "key_of_account",
+    "key_of_value",
     "not_supported",
 ]

@@ -17,6 +17,11 @@ def key_of_account(user_id: UUID) -> Hashable:
     return "account", user_id
 
 
+def key_of_value(column: str, value: object) -> Hashable:
+    """The key of a value that is unique, for `Executor.note_locked`: until the COMMIT nobody else can store it."""
+    return column, str(value)
+
+
 class Executor(Protocol):
     """Runs statements. Every method raises the errors of `hubbub.errors` and ends by its deadline.
 
@@ -77,9 +82,10 @@ class Executor(Protocol):
         ...
 
     def note_locked(self, key: Hashable) -> None:
-        """Note that a row was changed, so that it is locked until the COMMIT.
+        """Note that a row was changed or a unique value was stored, which is locked until the COMMIT.
 
         The key of a room is its id, that of a membership a pair of ids, and that of an account `key_of_account`.
+        That of a value is `key_of_value`.
         """
         ...
 

@@ -88,9 +88,9 @@ three connections a second from each process."""
 
 
 WAITS_FOR_ITSELF: Final = (
-    "this task has a transaction open that has changed the same room, membership or account, and would wait for "
-    "its own COMMIT: call the transaction's own repositories, as in `tx.messages.send`, or call it after the "
-    "COMMIT"
+    "this task has a transaction open that has changed the same room, membership or account, or has stored the "
+    "same id or name, and would wait for its own COMMIT: call the transaction's own repositories, as in "
+    "`tx.messages.send`, or call it after the COMMIT"
 )
 """The reason to refuse a change that would wait for the task that makes it."""
 

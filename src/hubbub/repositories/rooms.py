@@ -18,7 +18,7 @@ from hubbub.deletions import DELETE_ROOM, HIDE, Deletion, check_outside_transact
 from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement
+from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement, key_of_value
 from hubbub.repository import Repository
 from hubbub.sql import (
     acting_admin,
@@ -145,6 +145,8 @@ class Rooms(Repository):
         room_id = uuid7() if id is None else inputs.uuid("id", id)
         if room_id.version == 8:  # or it could be that of a pair, whose id can be computed
             raise Invalid("id", "must not be a UUIDv8, the form of the ids of direct rooms")
+        value = key_of_value("rooms.id", room_id)
+        await self._check_not_locked(value)
         room = await self._executor.fetch_one(
             self._CREATE,
             room_id,
@@ -159,6 +161,7 @@ class Rooms(Repository):
             inputs.metadata(metadata),
         )
         room = require(room, NotFound, "user", created_by)
+        self._executor.note_locked(value)
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
@@ -377,6 +380,9 @@ class Rooms(Repository):
             found = await self._executor.fetch_all(self._FIND_DIRECT_BY_ID, key, viewer, id, deadline=deadline)
         if not found:
             found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
+        value = key_of_value("rooms.direct_key", key.hex())
+        if not found:
+            await self._check_not_locked(value)
         # A large one that is being deleted keeps the id for a while. Meanwhile the next one has another, unless
         # rooms are distributed: there only the id keeps the room unique.
         for id in (direct_id(key),) if self._executor.is_distributed else (direct_id(key), uuid7()):
@@ -399,6 +405,7 @@ class Rooms(Repository):
                 )
                 if not found:  # one of them is being deleted
                     raise NotFound("user", f"{first} or {second}")
+                self._executor.note_locked(value)
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster, or the id is taken
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)

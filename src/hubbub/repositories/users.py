@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from hubbub.deletions import (
 )
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, Page, PublicUser, Secret, User, UserKind
-from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account
+from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account, key_of_value
 from hubbub.repository import Repository
 from hubbub.sql import by_id, columns, folded, not_deleted, readable, require, username_key, with_presence
 
@@ -62,6 +62,19 @@ def _search_key(display_name: str | None) -> str | None:
 def _found_by(field: str, expression: str) -> Statement[User]:
     sql = f"SELECT {USER} FROM users WHERE {expression} = $1 AND {KEPT}"
     return Statement(f"users.find_by_{field}", User, sql, distributed=with_presence(sql))
+
+
+def _unique(
+    *, email: str | None, username: str | None, external_id: str | None, id: UUID | None = None
+) -> list[Hashable]:
+    """The keys of the values that no other account can store, as the indexes compare them."""
+    values = {
+        "users.email": email and inputs.folded(email),
+        "users.username": username and inputs.same_name(username),
+        "users.external_id": external_id,
+        "users.id": id,
+    }
+    return [key_of_value(column, value) for column, value in values.items() if value is not None]
 
 
 class _JoinedMeanwhile(Exception):
@@ -107,20 +120,26 @@ class Users(Repository):
         """
         password_hash = None if password_hash is None else _hash("password_hash", password_hash)
         username, display_name = inputs.username(username), inputs.display_name(display_name)
+        email = None if email is None else inputs.email(email)
+        external_id = None if external_id is None else inputs.external_id(external_id)
+        user_id = uuid7() if id is None else inputs.uuid("id", id)
+        values = _unique(email=email, username=username, external_id=external_id, id=user_id)
+        await self._check_not_locked(*values)
         [user] = await self._executor.fetch_all(
             self._CREATE,
-            uuid7() if id is None else inputs.uuid("id", id),
-            None if email is None else inputs.email(email),
+            user_id,
+            email,
             username,
             password_hash,
             inputs.url("avatar_url", avatar_url),
             display_name,
             inputs.metadata(metadata),
             inputs.user_kind(kind),
-            None if external_id is None else inputs.external_id(external_id),
+            external_id,
             inputs.stored_key(username),
             _search_key(display_name),
         )
+        self._note_locked(values)
         return user
 
     async def create_anonymous(
@@ -187,20 +206,30 @@ class Users(Repository):
         Raises: Conflict (the email or username is taken by another account, which has no or another external_id).
         """
         username, display_name = inputs.username(username), inputs.display_name(display_name)
+        email = None if email is None else inputs.email(email)
+        external_id, new_id = inputs.external_id(external_id), uuid7()
+        values = _unique(email=email, username=username, external_id=external_id)
+        if not self._executor.locked_by_caller().isdisjoint(values):  # an account that exists takes no value
+            found = await self.find_by_external_id(external_id)
+            if found is not None:
+                return found
+            await self._check_not_locked(*values)
         [user] = await self._executor.fetch_all(
             self._UPSERT,
-            uuid7(),
-            None if email is None else inputs.email(email),
+            new_id,
+            email,
             username,
             None,
             inputs.url("avatar_url", avatar_url),
             display_name,
             inputs.metadata(metadata),
             inputs.user_kind(kind),
-            inputs.external_id(external_id),
+            external_id,
             inputs.stored_key(username),
             _search_key(display_name),
         )
+        if user.id == new_id:
+            self._note_locked(values)
         return await self._with_presence(user)
 
     async def _with_presence(self, user: User) -> User:
@@ -363,11 +392,14 @@ class Users(Repository):
         user_id = inputs.uuid("user_id", user_id)
         username = None if username is None else inputs.username(username)
         name = None if display_name is UNSET else inputs.display_name(display_name)
-        await self._check_not_locked(key_of_account(user_id))
+        email = None if email is None else inputs.email(email)
+        connected = None if external_id in (UNSET, None) else inputs.external_id(external_id)
+        values = _unique(email=email, username=username, external_id=connected)
+        await self._check_not_locked(key_of_account(user_id), *values)
         changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
             user_id,
-            None if email is None else inputs.email(email),
+            email,
             username,
             avatar_url is not UNSET,
             None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
@@ -378,9 +410,10 @@ class Users(Repository):
             metadata is not UNSET,
             None if metadata is UNSET else inputs.metadata(metadata),
             external_id is not UNSET,
-            None if external_id in (UNSET, None) else inputs.external_id(external_id),
+            connected,
         )
         user = require(changed, NotFound, "user", user_id)
+        self._note_locked(values)
         self._changed(UserChanged(user.id))
         if username is not None or not avatar_url is display_name is metadata is UNSET:
             self._changed(
