@@ -5,9 +5,12 @@ import gzip
 import io
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from history.histories import (
     REAL,
@@ -22,7 +25,7 @@ from history.histories import (
     real_log,
     stored_rows,
 )
-from hubbub import Hub, Invalid, MessageSent, PostgresSettings, Room, User
+from hubbub import Hub, Invalid, MessagePage, MessageSent, PostgresSettings, Room, User
 from hubbub.commits import Change, RoomTouched
 from hubbub.deletions import HIDE_ACCOUNT
 from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
@@ -341,6 +344,36 @@ async def test_first_and_last_time_are_stored_as_finite_times_that_followers_get
     again = await load(pool, b"{}\n" + file)
     assert (again.messages, again.events) == (0, 0)
     assert await stored_rows(postgres_settings) | {"hubbub_imports": []} == before | {"hubbub_imports": []}
+
+
+MOMENTS = st.one_of(
+    st.datetimes(timezones=st.just(UTC)),
+    st.datetimes(max_value=FIRST_TIME.replace(tzinfo=None, second=1), timezones=st.just(UTC)),
+    st.datetimes(min_value=LAST_TIME.replace(tzinfo=None, second=58), timezones=st.just(UTC)),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12, print_blob=True)
+@given(moments=st.lists(MOMENTS, min_size=1, max_size=20))
+async def test_messages_of_any_times_are_read_in_the_order_of_their_lines_and_imported_once(
+    pool: Pool, hub: Hub, moments: list[datetime]
+) -> None:
+    room = f"#{uuid4().hex}"
+    room_id = derive_room_id(room)
+    stored = [min(max(moment, FIRST_TIME), LAST_TIME) for moment in moments]
+    file = b"".join(
+        line("message", room=room, user="bob", at=moment.isoformat(), content=str(number))
+        for number, moment in enumerate(moments)
+    )
+    for lines in (file, b"{}\n" + file):  # another file, so that each line is compared with the log
+        await load(pool, lines)
+        page = await hub.messages.page(room_id)
+        assert [message.content for message in page.items] == [str(number) for number in range(len(moments))]
+        assert [message.created_at for message in page.items] == stored
+        assert msgspec.json.decode(await hub.messages.page_json(room_id), type=MessagePage) == page
+        assert [event.seq for event in (await hub.messages.since(room_id, None)).items] == list(
+            range(1, len(moments) + 2)
+        )
 
 
 @pytest.mark.parametrize("length", [2, 10, 20])

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubbub import events
 from hubbub.errors import Invalid
-from hubbub.history.lines import EVENT_LINES, LONGEST_LINE, PAYLOAD_FIELDS, JoinLine, MessageLine, parse_line
+from hubbub.history.lines import (
+    EVENT_LINES,
+    FIRST_TIME,
+    LAST_TIME,
+    LONGEST_LINE,
+    PAYLOAD_FIELDS,
+    JoinLine,
+    MessageLine,
+    parse_line,
+)
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 OTHER = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -30,6 +42,30 @@ def test_plain_form_is_parsed_without_ids() -> None:
     assert isinstance(said, MessageLine)
     assert (said.room, said.user, said.content, said.id) == ("#chat", "ada", "hello", None)
     assert isinstance(parse_line(line(kind="join", content=None)), JoinLine)
+
+
+LOCAL_TIMES = st.one_of(
+    st.datetimes(),
+    st.datetimes(max_value=FIRST_TIME.replace(tzinfo=None, day=3)),
+    st.datetimes(min_value=LAST_TIME.replace(tzinfo=None, day=29)),
+)
+
+
+@given(local=LOCAL_TIMES, offset_minutes=st.integers(-23 * 60 - 59, 23 * 60 + 59))
+def test_time_of_a_line_is_its_moment_in_utc_within_what_can_be_stored_or_is_refused(
+    local: datetime, offset_minutes: int
+) -> None:
+    offset = timedelta(minutes=offset_minutes)
+    raw = line(at=local.replace(tzinfo=timezone(offset)).isoformat())
+    try:
+        moment = (local - offset).replace(tzinfo=UTC)
+    except OverflowError:
+        with pytest.raises(Invalid, match="at: is outside"):
+            parse_line(raw)
+    else:
+        said = parse_line(raw)
+        assert isinstance(said, MessageLine)
+        assert said.at == min(max(moment, FIRST_TIME), LAST_TIME)
 
 
 # Metadata are decoded after the rest of a line.

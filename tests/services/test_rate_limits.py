@@ -9,6 +9,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hubbub import Settings
 from hubbub.errors import Invalid, Unavailable
@@ -153,6 +155,31 @@ async def test_bucket_with_any_time_locks_out_for_one_refill_at_most(
         passed = str(full_at - 1000 * verdict.retry_after_seconds)
         await connection.execute("SET", bucket("send", ada), passed, "PX", 600_000)
         assert (await take()).allowed
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, print_blob=True)
+@given(steps_ms=st.lists(st.integers(-(2**41), 2**41), min_size=1, max_size=6))
+async def test_no_steps_of_the_clock_lock_out_for_longer_than_one_refill(
+    limits: RateLimits, connection: Connection, steps_ms: list[int]
+) -> None:
+    """A clock that is set back makes the stored time later, and one that is set ahead makes it earlier."""
+    key = str(uuid4())
+
+    async def take() -> RateLimitResult:
+        return await limits.take("send", key, capacity=5, refill_per_second=1 / 60, cost=5)
+
+    async def set_back(by_ms: float) -> None:
+        full_at = float(as_bytes(await connection.execute("GET", bucket("send", key))))
+        await connection.execute("SET", bucket("send", key), str(full_at + by_ms), "PX", 2**42)
+
+    assert (await take()).allowed
+    for by_ms in steps_ms:
+        await set_back(by_ms)
+        refused = await take()
+        assert refused.retry_after_seconds <= 300
+        if not refused.allowed:  # wait as long as it says
+            await set_back(-1000 * refused.retry_after_seconds)
+            assert (await take()).allowed
 
 
 async def test_retry_after_the_returned_seconds_passes_also_after_the_capacity_was_lowered(
