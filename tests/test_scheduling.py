@@ -3,11 +3,22 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
 from hubbub import scheduling
-from hubbub.scheduling import SLICE_SECONDS, TICK_SECONDS, EarliestTimer, OncePerTurn, TimeSlice
+from hubbub.scheduling import (
+    FIRST_PORTION,
+    SLICE_SECONDS,
+    TICK_SECONDS,
+    EarliestTimer,
+    OncePerTurn,
+    Pace,
+    TimeSlice,
+    in_portions,
+    in_slices,
+)
 
 
 async def turn() -> None:
@@ -107,6 +118,88 @@ async def test_long_work_pauses_after_each_slice(monkeypatch: pytest.MonkeyPatch
         now += SLICE_SECONDS / 4
     assert turns == 2
     others.cancel()
+
+
+async def test_pace_lets_a_limited_number_of_callers_go_on_per_turn_in_their_order() -> None:
+    pace, order, gone_on = Pace(3), list[int](), list[int]()
+
+    async def call(number: int) -> None:
+        await pace.wait()
+        order.append(number)
+
+    calling = [asyncio.create_task(call(number)) for number in range(10)]
+    while len(order) < 10:
+        before = len(order)
+        await turn()
+        gone_on.append(len(order) - before)
+    assert order == list(range(10))
+    assert max(gone_on) == 3
+    await asyncio.gather(*calling)
+    await turn()
+    await turn()
+    await call(10)  # in a later turn it does not wait
+    assert order[-1] == 10
+
+
+async def test_cancelled_caller_of_a_pace_delays_no_other() -> None:
+    pace, order = Pace(1), list[int]()
+
+    async def call(number: int) -> None:
+        await pace.wait()
+        order.append(number)
+
+    calling = [asyncio.create_task(call(number)) for number in range(4)]
+    await turn()
+    calling[1].cancel()
+    await asyncio.wait(calling)
+    assert order == [0, 2, 3]
+
+
+async def test_actions_are_done_in_slices_with_other_tasks_in_between() -> None:
+    done: list[int] = []
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            seen.append(len(done))
+            await turn()
+
+    watching = asyncio.create_task(watch())
+    await in_slices(range(7), done.append, 3)
+    watching.cancel()
+    assert done == list(range(7))
+    assert {3, 6} <= set(seen)
+
+
+async def test_actions_in_slices_are_all_done_at_once_when_the_caller_is_cancelled() -> None:
+    done: list[int] = []
+    doing = asyncio.create_task(in_slices(range(100), done.append, 3))
+    await turn()
+    assert len(done) == 3
+    doing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await doing
+    assert done == list(range(100))
+
+
+@pytest.mark.parametrize("slice_seconds", [0.0, 0.004, 1e9])
+async def test_portions_are_all_items_in_order_and_at_most_as_many_as_a_turn_may_have(
+    monkeypatch: pytest.MonkeyPatch, slice_seconds: float
+) -> None:
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", slice_seconds)
+    for length in (0, 1, 8, 9, 50, 51, 173):
+        items, taken, in_turns = list(range(length)), list[int](), [0]
+        taking = asyncio.create_task(in_portions(length, lambda part: taken.extend(items[part]), 50))  # noqa: B023
+        while not taking.done():
+            await turn()
+            in_turns.append(len(taken))
+        assert taken == items
+        most = max(after - before for before, after in pairwise(in_turns)) if length else 0
+        if slice_seconds == 0:
+            assert most <= FIRST_PORTION
+        elif slice_seconds == 1e9:
+            assert most == min(length, 50)
+        assert most <= 50
 
 
 def test_garbage_is_collected_rarely_and_what_exists_is_left_out() -> None:

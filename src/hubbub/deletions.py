@@ -13,7 +13,7 @@ the rows that are left.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -23,11 +23,16 @@ from hubbub.events import MemberLeft
 from hubbub.models import MaintenanceResult
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement
 from hubbub.postgres.connection import now
+from hubbub.scheduling import in_slices
 from hubbub.sql import acting_admin, as_arrays, in_steps, next_entry
 
 ROWS_PER_STEP: Final = 2_000
 """A step takes some 50 ms, and some seconds where each row has to be read from a slow disk. It also bounds what is
 deleted without steps."""
+
+ROOMS_PER_TURN: Final = 100
+"""Rooms that an account has left and that are reported in one turn of the event loop. For each, followers read its
+log, caches forget it, and other processes are notified: 0.1 ms."""
 
 RECEIPTS_PER_STEP: Final = 20_000
 """No other row refers to a receipt, so its deletion costs a tenth."""
@@ -545,10 +550,18 @@ async def finish(
                 raise failure.with_unknown_outcome() from failure
             raise Unavailable("postgresql", NOT_FINISHED, outcome_unknown=True) from failure
         progress = following
-        for room_id in left:
-            on_commit(MembershipEnded(room_id, deletion.id))
-            on_commit(RoomTouched(room_id))
+        await report_left(left, deletion.id, on_commit)
     return True
+
+
+async def report_left(room_ids: Sequence[UUID], user_id: UUID, report: OnCommit) -> None:
+    """Report that the account has left these rooms, over many turns of the event loop, or at once if cancelled."""
+
+    def report_room(room_id: UUID) -> None:
+        report(MembershipEnded(room_id, user_id))
+        report(RoomTouched(room_id))
+
+    await in_slices(room_ids, report_room, ROOMS_PER_TURN)
 
 
 async def _step(

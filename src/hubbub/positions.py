@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
+
+import msgspec
 
 from hubbub.errors import Invalid
 
@@ -35,7 +37,7 @@ MARK_BYTES: Final = 8
 _NO_ID: Final = bytes(16)
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A position in the log of a room, as a reader has seen it."""
 
     seq: int
@@ -90,8 +92,9 @@ def _digest(what: bytes, at: datetime) -> bytes:
     return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=MARK_BYTES).digest()
 
 
-# A page, a feed and a list have many cursors of few rooms. A lookup is a tenth of a hash.
-@lru_cache(maxsize=4_096)
+# A page, a feed and a list have many cursors of few rooms, and a client may send 10,000 at once. A lookup is a
+# tenth of a hash.
+@lru_cache(maxsize=16_384)
 def _tag(room_id: UUID) -> bytes:
     return blake2b(room_id.bytes, digest_size=4).digest()
 

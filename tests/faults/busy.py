@@ -1,4 +1,6 @@
-"""A process that sends and follows, and measures the delay of each turn of its event loop.
+"""A process that measures the delay of each turn of its event loop, under one of two loads.
+
+It sends and follows at once, or serves a user in thousands of rooms and thousands of followers of one room.
 
 python -m faults.busy PLAN          PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
@@ -14,7 +17,7 @@ import msgspec
 
 from faults.history import History, Stalled, now
 from faults.worker import plan_of, run, settings_of_environment
-from hubbub import Hub
+from hubbub import Hub, collect_garbage_rarely
 from waiting import until
 
 TURN_SECONDS = 0.002
@@ -23,7 +26,10 @@ SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The numbers of senders and followers, each of them a task, and the duration."""
+    """The numbers of senders and followers, each of them a task, and the duration.
+
+    Without senders, the first user is in thousands of rooms, and the others are in the first of `rooms`.
+    """
 
     history: Path
     user_ids: list[UUID]
@@ -49,6 +55,9 @@ def _waited_for_processor() -> float:
 async def load(_has_line: asyncio.Event) -> None:
     plan = plan_of(Plan)
     async with Hub(settings_of_environment()) as hub:
+        if not plan.senders:
+            await serve_many(hub, plan)
+            return
         received = 0
 
         async def send(n: int) -> None:
@@ -78,6 +87,25 @@ async def load(_has_line: asyncio.Event) -> None:
         for task in failed:
             task.result()  # none ends by itself
         assert received, "the followers received nothing"
+
+
+async def serve_many(hub: Hub, plan: Plan) -> None:
+    """The first user enters in each form, the others at once, and then the first user and the room are deleted."""
+    user_id, *others = plan.user_ids
+    collect_garbage_rarely()
+    with History(plan.history) as history:
+        measuring = asyncio.create_task(measure(history))
+        async with hub.follow(user_id) as feed:
+            await until(lambda: all(one.room.is_subscribed for one in feed.positions.values()))
+            cursors = feed.cursors
+        async with hub.follow(user_id, after=cursors, typing=True, presence=True, read_marks=True, profiles=True):
+            await hub.users.update_profile(user_id, display_name="one of many rooms")
+        async with AsyncExitStack() as stack:
+            entering = [stack.enter_async_context(hub.follow(one)) for one in others]
+            await asyncio.gather(*entering)
+            await hub.users.delete(user_id)
+            await hub.rooms.delete(plan.rooms[0])
+        measuring.cancel()
 
 
 if __name__ == "__main__":

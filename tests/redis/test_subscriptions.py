@@ -13,13 +13,14 @@ from itertools import pairwise
 
 import pytest
 
+from hubbub import scheduling
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis import subscriptions as module
 from hubbub.redis.subscriptions import Listener, SubscriptionProtocol
 from impostor import command, handshake, impostor
 from redis_server import PASSWORD, Server
-from waiting import until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 ANOTHER_PROCESS = """
 import asyncio, sys
@@ -721,3 +722,40 @@ async def test_channels_of_a_new_connection_are_asked_for_in_several_turns_of_th
     await until(lambda: len(received) == 95)
     assert asked == [10] * 9 + [5]
     await subscriptions.close()
+
+
+async def test_messages_that_arrive_together_are_delivered_in_their_order_over_many_turns(
+    connection: Connection, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[Received] = []
+    subscriptions.subscribe_soon_with("room", received.append)
+    await until(lambda: len(received) == 1)
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    published = connection.execute_many([("PUBLISH", "room", str(number)) for number in range(500)])
+    most = 0
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        while len(received) < 501:
+            before = len(received)
+            await asyncio.sleep(0)
+            most = max(most, len(received) - before)
+    assert received[1:] == [str(number).encode() for number in range(500)]
+    assert most <= 2
+    await published
+
+
+async def test_connection_that_is_lost_before_all_was_delivered_gives_a_gap_and_goes_on(
+    connection: Connection, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[Received] = []
+    subscriptions.subscribe_soon_with("room", received.append)
+    await until(lambda: len(received) == 1)
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    await connection.execute_many([("PUBLISH", "room", "early") for _ in range(500)])
+    while b"early" not in received:  # noqa: ASYNC110 - it is lost in the middle
+        await asyncio.sleep(0)
+    assert subscriptions._protocol is not None
+    subscriptions._protocol.drop("a test")
+    await until(lambda: received.count(Gap("reconnected")) == 2)
+    assert received.index(Gap("reconnected"), 1) < 501
+    await connection.execute("PUBLISH", "room", "late")
+    await until(lambda: received[-1] == b"late")

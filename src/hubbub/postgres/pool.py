@@ -52,7 +52,7 @@ from hubbub.postgres.errors import (
 )
 from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
-from hubbub.postgres.statement import Lookup, Statement, count_of, layout_of
+from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, layout_of
 from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
@@ -220,6 +220,8 @@ class Pool:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_layout[self._connections.layout]
         rows = await self._run(statement, args, lambda connection: connection.fetch(sql, *args), deadline)
+        if len(rows) > ROWS_PER_STEP:
+            return await statement.build_in_slices(rows)
         return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:

@@ -18,6 +18,7 @@ from asyncpg.pgproto import pgproto
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
+from hubbub.scheduling import TimeSlice
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -34,6 +35,9 @@ _TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)}|hubbu
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITING: Final = ("INSERT INTO", "UPDATE", "DELETE FROM")
 
+
+ROWS_PER_STEP: Final = 500
+"""Rows that become models without a pause. A row takes 0.3 to 10 us."""
 
 NOT_SUPPORTED: Final = ""
 """The form of a statement that cannot run where rooms are distributed."""
@@ -121,7 +125,10 @@ class Statement(Generic[T_co]):
     its columns with the fields of its model and its placeholders with every call.
     """
 
-    __slots__ = ("build", "distributed", "in_layout", "locks_room", "model", "name", "repeatable", "sql", "writes")
+    __slots__ = (
+        *("build", "distributed", "in_layout", "is_built_in_slices", "locks_room", "model", "name", "repeatable"),
+        *("sql", "writes"),
+    )
 
     def __init__(
         self,
@@ -141,6 +148,8 @@ class Statement(Generic[T_co]):
         self.model = model
         self.build: Callable[[Sequence[Any]], list[T_co]]
         self.build = build or getattr(model, "of_rows", None) or partial(_build, model)
+        self.is_built_in_slices = build is None
+        """Whether the models of many rows may be made in several calls of `build`."""
         self.sql = sql
         self.distributed = sql if distributed is None else distributed
         self.in_layout: Mapping[str, str] = _SqlByLayout(name, sql, self.distributed)
@@ -148,6 +157,17 @@ class Statement(Generic[T_co]):
         self.locks_room = self.writes and _LOCKS_ROOM.search(sql) is not None
         """Whether it changes the row of a room, which stays locked until the COMMIT."""
         self.repeatable = idempotent or not self.writes
+
+    async def build_in_slices(self, rows: Sequence[Any]) -> list[T_co]:
+        """As `build`, for more rows than `ROWS_PER_STEP`. Other tasks run meanwhile."""
+        if not self.is_built_in_slices:
+            return self.build(rows)
+        models: list[T_co] = []
+        time_slice = TimeSlice()
+        for start in range(0, len(rows), ROWS_PER_STEP):
+            models += self.build(rows[start : start + ROWS_PER_STEP])
+            await time_slice.pause_if_due()
+        return models
 
     def __repr__(self) -> str:
         return f"Statement({self.name})"

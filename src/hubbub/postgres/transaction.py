@@ -31,7 +31,7 @@ from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import FAILURES, to_error_of_application, transaction_failed
-from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of, sql_of_application
+from hubbub.postgres.statement import ROWS_PER_STEP, Copy, Lookup, Row, Statement, count_of, sql_of_application
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -126,6 +126,8 @@ class OpenTransaction:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_layout[self._connection.layout]
         rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
+        if len(rows) > ROWS_PER_STEP:
+            return await statement.build_in_slices(rows)
         return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:

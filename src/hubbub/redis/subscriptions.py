@@ -36,7 +36,7 @@ from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Connector, Reconnector, RespProtocol, pack
 from hubbub.redis.connector import connector_for
 from hubbub.redis.errors import PASSING, ReplyError, to_error
-from hubbub.scheduling import EarliestTimer, OncePerTurn
+from hubbub.scheduling import EarliestTimer, OncePerTurn, TimeSlice
 from hubbub.settings import RedisSettings
 
 logger = logging.getLogger("hubbub.redis")
@@ -238,6 +238,7 @@ class SubscriptionProtocol(RespProtocol):
         self._unconfirmed: Counter[bytes] = Counter()
         self._heartbeat: asyncio.TimerHandle | None = None
         self._pinged_at = 0.0
+        self._rest_of_parsing = OncePerTurn(self._parse_on)
         self.asked: set[bytes] = set()
         """The channels that the server will deliver once it has carried out all commands sent."""
 
@@ -276,19 +277,37 @@ class SubscriptionProtocol(RespProtocol):
         self._heartbeat = self._loop.call_at(next_look, self.keep_probing, interval_seconds, answer_seconds)
 
     def parse(self) -> None:
+        """Take what the reader holds, or as much as fits into a time slice.
+
+        One read has up to 3,500 confirmations, which take 20 ms, or messages to a thousand followers each. The
+        rest comes in the next turns, and the server is not read from until then.
+        """
+        if self._rest_of_parsing.is_due:
+            return
         next_reply = self.reader.gets
         deliver, message = self._connection.deliver, self.message
+        time_slice = TimeSlice()
         try:
             while (reply := next_reply()) is not INCOMPLETE:
                 if isinstance(reply, list) and reply[0] == message:  # a push is a list too
                     deliver(reply[1], reply[2])
                 else:
                     self._take_reply(reply)
+                if time_slice.is_due and not self.lost.done():
+                    self._transport.pause_reading()
+                    self._rest_of_parsing.request()
+                    return
         except (hiredis.HiredisError, IndexError):
             self.drop(NOT_REDIS)
 
+    def _parse_on(self) -> None:
+        self.received_at = self._loop.time()  # or the server would seem to have been silent since the last read
+        self._transport.resume_reading()
+        self.parse()
+
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
+        self._rest_of_parsing.cancel()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
 
@@ -449,6 +468,7 @@ class Subscriptions(SubscriptionConnection):
         self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
         self.wanted = self._channels
+        self._on_leave = self._leave  # bound once: a method per listener would lengthen garbage collections
         self._late_until = 0.0
         """Until when other processes may publish at the former server."""
         self._late: list[tuple[float, bytes]] = []
@@ -496,7 +516,7 @@ class Subscriptions(SubscriptionConnection):
         An error that it raises is logged, and it is called for the next message all the same. Raises: Unavailable,
         Invalid (both as `subscribe`).
         """
-        subscription = CallbackSubscription(self._name(channel), self._leave, callback)
+        subscription = CallbackSubscription(self._name(channel), self._on_leave, callback)
         await self._confirm(subscription)
         return subscription
 
@@ -517,7 +537,7 @@ class Subscriptions(SubscriptionConnection):
 
         Raises: Invalid (the channel is empty).
         """
-        subscription = CallbackSubscription(self._name(channel), self._leave, callback)
+        subscription = CallbackSubscription(self._name(channel), self._on_leave, callback)
         self._add(subscription)
         if self.is_live(subscription.channel):
             subscription.receive(Gap("reconnected"))
@@ -526,7 +546,7 @@ class Subscriptions(SubscriptionConnection):
     def _subscription(self, channel: str, buffer: int) -> Subscription:
         if buffer < 1:
             raise Invalid("buffer", "must hold at least one message")
-        return Subscription(self._name(channel), self._leave, buffer, self._instrumentation.dropped)
+        return Subscription(self._name(channel), self._on_leave, buffer, self._instrumentation.dropped)
 
     def _name(self, channel: str) -> bytes:
         if not channel:

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged, UserDeleted
+from hubbub.commits import ProfileUpdated, UserChanged, UserDeleted
 from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
@@ -23,6 +23,7 @@ from hubbub.deletions import (
     Deletion,
     check_outside_transaction,
     finish,
+    report_left,
 )
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, Page, PublicUser, Secret, User, UserKind
@@ -546,9 +547,7 @@ class Users(Repository):
             self._changed(UserChanged(user_id), locks=begun is not None)
         self._changed(UserDeleted(user_id))
         rooms, is_over = begun
-        for room_id in rooms:
-            self._changed(MembershipEnded(room_id, user_id))
-            self._changed(RoomTouched(room_id))
+        await report_left(rooms, user_id, self._changed)
         if not is_over:
             deletion = Deletion(user_id, is_room=False)
             await finish(self._executor, deletion, self._on_commit, deadline=deadline, ended=ended)

@@ -36,8 +36,7 @@ V = TypeVar("V")
 logger = logging.getLogger("hubbub.feed")
 
 PRESENCE_USERS_PER_STATEMENT: Final = 20
-"""Changes of presence whose rooms are read in one statement. Each user may be in a thousand rooms, and all rows
-are decoded in one step of the event loop."""
+"""Changes of presence whose rooms are read in one statement. Each user may be in a thousand rooms."""
 MAX_WAITING: Final = 10_000
 """Users whose presence has changed and whose rooms are still to be read. Changes of more users are dropped."""
 
@@ -220,27 +219,38 @@ class EphemeralEvents:
                 logger.info("followers were not notified of presence and profiles: %s", error)
                 self.miss_all()
                 continue
-            self._deliver(some, pairs, changes)
+            await self._deliver(some, pairs, changes)
         return inf
 
-    def _deliver(
+    async def _deliver(
         self,
         user_ids: Iterable[UUID],
         pairs: Iterable[tuple[UUID, UUID]],
         changes: Mapping[UUID, Mapping[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]],
     ) -> None:
-        recipients: dict[tuple[UUID, type[PresenceChanged | ProfileChanged]], set[Inbox]] = {
-            (user_id, kind): set(self._inboxes.get(user_id, ()) if kind is ProfileChanged else ())
-            for user_id in user_ids
-            for kind in changes[user_id]
+        """Each inbox gets a change once, in the same step in which it is found to share a room with the user."""
+        given: dict[tuple[UUID, type[PresenceChanged | ProfileChanged]], set[Inbox]] = {
+            (user_id, kind): set() for user_id in user_ids for kind in changes[user_id]
         }
+        time_slice = TimeSlice()
+        for user_id in user_ids:
+            if ProfileChanged in changes[user_id]:
+                own = self._inboxes.get(user_id, ())
+                _offer(changes[user_id][ProfileChanged], own, given[user_id, ProfileChanged])
+                await time_slice.pause_if_due()
         for user_id, room_id in pairs:
             if (room := self._rooms.get(room_id)) is not None:
-                for kind in changes[user_id]:
-                    recipients[user_id, kind].update(_recipients(room, kind))
-        for (user_id, kind), inboxes in recipients.items():
-            for inbox in inboxes:
-                inbox.offer(changes[user_id][kind])
+                for kind, event in changes[user_id].items():
+                    _offer(event, _recipients(room, kind), given[user_id, kind])
+            await time_slice.pause_if_due()
+
+
+def _offer(event: PresenceChanged | ProfileChanged, inboxes: Iterable[Inbox], given: set[Inbox]) -> None:
+    """Offer the event to the inboxes that have not been given it."""
+    new = {*inboxes} - given
+    given |= new
+    for inbox in new:
+        inbox.offer(event)
 
 
 def _recipients(room: FollowedRoom, kind: type[PresenceChanged | ProfileChanged]) -> Iterable[Inbox]:

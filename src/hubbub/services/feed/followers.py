@@ -41,7 +41,7 @@ from hubbub.positions import NOT_SEEN, Position
 from hubbub.postgres import Executor
 from hubbub.redis import Gap, Received
 from hubbub.repositories.messages import Entry, Logs, LogSlice
-from hubbub.scheduling import TimeSlice
+from hubbub.scheduling import Pace, TimeSlice
 from hubbub.services.feed.announcements import Announcements, UsersJoined
 from hubbub.services.feed.ephemeral import EphemeralEvents
 from hubbub.services.feed.memberships import MemberRoom, Memberships
@@ -80,7 +80,9 @@ USERS_PER_STATEMENT: Final = 100
 """Users whose rooms are read again in one statement. After it the heads of rooms have their turn, so that a mass
 join does not hold them up."""
 POSITIONS_PER_STATEMENT: Final = 2_000
-"""The positions that these users may have together. All are updated in one step of the event loop."""
+"""The positions that these users may have together, if they are several. It bounds the rows of a statement."""
+ENTERING_PER_TURN: Final = 50
+"""Followers that begin to enter in one turn of the event loop. Two thousand at once would hold it for 80 ms."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
@@ -311,9 +313,6 @@ class Follower:
         if self._is_own_leave(event):
             followed.is_away = True
 
-    def _wants(self, room_id: UUID) -> bool:
-        return self.rooms is None or room_id in self.rooms
-
     def _has_gone(self, room_id: UUID) -> None:
         """The user is not in a room of which the client has a cursor."""
         self._cursors[room_id] = self.after[room_id].encode(room_id)
@@ -439,6 +438,7 @@ class Followers:
         self._has_work = has_work
         self._at_most_behind = at_most_behind
         self._users: dict[UUID, dict[Follower, None]] = {}
+        self._entering = Pace(ENTERING_PER_TURN)
         self._changed: dict[UUID, None] = {}  # users whose rooms have to be read again
         self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
         self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
@@ -467,29 +467,47 @@ class Followers:
             raise Unavailable("hub", "it is closed", retryable=False)
         deadline = self._executor.deadline()
         self._users.setdefault(follower.user_id, {})[follower] = None
+        await self._entering.wait()
+        if not self._has(follower):
+            return
         if follower.session is not None:
             await self.sessions.enter(follower)
         member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
-        wanted = {room.room_id: room for room in member_of if follower._wants(room.room_id)}
+        time_slice = TimeSlice()
+        wanted = _wanted(follower, member_of)
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
+        await time_slice.pause_if_due()
         heads = await self._heads(
             [room for room in wanted.values() if room.room_id not in follower.after], deadline
         )
+        await time_slice.pause_if_due()
         known = {room_id: at for room_id, at in follower.after.items() if room_id in wanted}
+        await time_slice.pause_if_due()
         resyncs = await self._resyncs(known, wanted, deadline)
+        await time_slice.pause_if_due()
         left = await self._left_at_cursor(follower, wanted.values(), deadline)
+        await time_slice.pause_if_due()
         joined = await self._joined_while_away(follower, wanted, deadline)
         if not self._has(follower):
             return
         for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
             follower._has_gone(room_id)
-        time_slice = TimeSlice()
+            await time_slice.pause_if_due()
+            if not self._has(follower):
+                return
+        on_end = follower._position_ended  # bound once: a method per position would lengthen garbage collections
         for room_id, room in wanted.items():
             newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
             self._begin(
-                follower, room, newest, resyncs.get(room_id), left=room_id in left, joined=room_id in joined
+                follower,
+                room,
+                newest,
+                on_end,
+                resyncs.get(room_id),
+                left=room_id in left,
+                joined=room_id in joined,
             )
             await time_slice.pause_if_due()
             if not self._has(follower):
@@ -527,6 +545,7 @@ class Followers:
         follower: Follower,
         room: MemberRoom,
         newest: Position,
+        on_end: Callable[[FollowedPosition], None],
         resync: tuple[Position, ResyncReason] | None,
         *,
         left: bool,
@@ -537,7 +556,7 @@ class Followers:
         `left` is whether the user had left at the cursor, `joined` whether the user joined while away.
         """
         start = Position(room.joined_seq - 1, NOT_SEEN) if joined else newest
-        followed = self._open(follower, room, follower.after.get(room.room_id, start), newest)
+        followed = self._open(follower, room, follower.after.get(room.room_id, start), on_end, newest)
         if resync is not None:
             followed.resync(*resync)
         elif joined and newest.seq - start.seq > self._at_most_behind:
@@ -549,10 +568,11 @@ class Followers:
 
     async def _left_at_cursor(self, follower: Follower, rooms: Iterable[MemberRoom], deadline: float) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""
+        after = follower.after
         before = {
-            room.room_id: follower.after[room.room_id].seq
+            room.room_id: after[room.room_id].seq
             for room in rooms
-            if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
+            if room.room_id in after and 0 < after[room.room_id].seq < room.joined_seq
         }
         return await self.memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
 
@@ -563,16 +583,14 @@ class Followers:
 
         A client that was connected then would have the cursor of its joining.
         """
-        if follower.is_complete:
-            return {
-                room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq
-            }
         seen = {room_id: at.seq for room_id, at in follower.after.items() if at.seq > 0}
+        if not (seen or follower.is_complete):
+            return set()
         unknown = [
             room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq
         ]
-        if not seen or not unknown:
-            return set()
+        if follower.is_complete or not unknown:
+            return set(unknown)
         return await self.memberships.joined_after(follower.user_id, unknown, seen, deadline=deadline)
 
     async def _heads(self, rooms: Sequence[MemberRoom], deadline: float) -> dict[UUID, Position]:
@@ -599,21 +617,28 @@ class Followers:
         self, after: Mapping[UUID, Position], rooms: Mapping[UUID, MemberRoom], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
         """The heads of the rooms that cannot be read on from these positions, with the reasons."""
-        seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
+        seen = [(room_id, position.seq) for room_id, position in after.items() if position.seq > 0]
         reasons: dict[UUID, ResyncReason] = {}
-        for found in await self._logs.heads(seen, deadline=deadline) if seen else ():
-            if not found.holds(after[found.room_id]):
-                reasons[found.room_id] = "rewound"
-            elif after[found.room_id].seq < found.last_seq - self._at_most_behind:
-                reasons[found.room_id] = "too_far_behind"
+        for start in range(0, len(seen), HEADS_PER_STATEMENT):
+            some = dict(seen[start : start + HEADS_PER_STATEMENT])
+            for found in await self._logs.heads(some, deadline=deadline):
+                if not found.holds(after[found.room_id]):
+                    reasons[found.room_id] = "rewound"
+                elif after[found.room_id].seq < found.last_seq - self._at_most_behind:
+                    reasons[found.room_id] = "too_far_behind"
         heads = await self._heads([rooms[room_id] for room_id in reasons], deadline)
         return {room_id: (head, reasons[room_id]) for room_id, head in heads.items()}
 
     def _open(
-        self, follower: Follower, member_of: MemberRoom, start: Position, newest: Position | None = None
+        self,
+        follower: Follower,
+        member_of: MemberRoom,
+        start: Position,
+        on_end: Callable[[FollowedPosition], None],
+        newest: Position | None = None,
     ) -> FollowedPosition:
         room = self.rooms.open(member_of.room_id, newest or Position(member_of.last_seq, NOT_SEEN))
-        followed = FollowedPosition(follower.inbox, room, start, follower._position_ended, start)
+        followed = FollowedPosition(follower.inbox, room, start, on_end, start)
         follower.positions[room.id] = followed
         room.positions[followed] = None
         self.ephemeral.follow(followed)
@@ -735,46 +760,62 @@ class Followers:
         followers = [follower for user_id in user_ids for follower in self._users.get(user_id, ())]
         ended = {follower: follower.ended for follower in followers if follower.has_entered}
         rooms = await self.memberships.rooms_of(user_ids) if followers else {}
+        time_slice = TimeSlice()
         for user_id, member_of in rooms.items():
-            self._update_user(user_id, {room.room_id: room for room in member_of}, ended)
+            await self._update_user(user_id, member_of, ended, time_slice)
 
-    def _update_user(
-        self, user_id: UUID, member_of: Mapping[UUID, MemberRoom], ended: Mapping[Follower, int]
+    async def _update_user(
+        self,
+        user_id: UUID,
+        member_of: Sequence[MemberRoom],
+        ended: Mapping[Follower, int],
+        time_slice: TimeSlice,
     ) -> None:
-        digest = next((room.digest for room in member_of.values()), 0)
+        """Other tasks run in between: a position may end, and a follower may be closed or enter."""
+        digest = member_of[0].digest if member_of else 0
         for follower in tuple(self._users.get(user_id, ())):
             if follower not in ended:
                 if follower.has_entered:  # meanwhile, perhaps by an older answer than this one
                     self._changed[user_id] = None
                 follower.missed_update = True
                 continue
-            wanted = {room_id: room for room_id, room in member_of.items() if follower._wants(room_id)}
-            self._end_absent(follower, wanted)
-            self._open_joined(follower, wanted.values(), ended[follower])
+            if follower.is_closed:
+                continue
+            wanted = _wanted(follower, member_of)
+            await self._end_absent(follower, wanted, time_slice)
+            await self._open_joined(follower, wanted.values(), ended[follower], time_slice)
             follower.digest = digest if follower.positions.keys() == wanted.keys() else None
 
-    def _end_absent(self, follower: Follower, member_of: Mapping[UUID, MemberRoom]) -> None:
+    async def _end_absent(
+        self, follower: Follower, member_of: Mapping[UUID, MemberRoom], time_slice: TimeSlice
+    ) -> None:
         """Look for positions in rooms that the user is not in.
 
         Usually the log is about to show the leaving. Where it does not, because the account was deleted by SQL, a
         later lookup ends the position.
         """
-        absent = follower.positions.keys() - member_of.keys()
-        for followed in [follower.positions[room_id] for room_id in absent]:
-            if followed in follower.inbox.behind:
-                continue  # it reads the log, which may be of more than one visit
+        for room_id, followed in tuple(follower.positions.items()):
+            await time_slice.pause_if_due()
+            if room_id in member_of:
+                followed.times_absent, followed.joined_seq = 0, member_of[room_id].joined_seq
+                continue
+            if followed in follower.inbox.behind or follower.positions.get(room_id) is not followed:
+                continue  # it reads the log, which may be of more than one visit, or has ended in a pause
             if followed.times_absent >= ABSENT_LOOKUPS and not followed.room.is_behind:
                 followed.end_without_entry()
             else:
                 followed.times_absent += 1
                 followed.room.read_log()
-        for room_id in follower.positions.keys() & member_of.keys():
-            followed = follower.positions[room_id]
-            followed.times_absent, followed.joined_seq = 0, member_of[room_id].joined_seq
 
-    def _open_joined(self, follower: Follower, wanted: Iterable[MemberRoom], ended: int) -> None:
+    async def _open_joined(
+        self, follower: Follower, wanted: Iterable[MemberRoom], ended: int, time_slice: TimeSlice
+    ) -> None:
         """Open positions in the rooms that the user has joined."""
+        on_end = follower._position_ended
         for room in wanted:
+            await time_slice.pause_if_due()
+            if follower.is_closed:
+                return
             if room.room_id in follower.positions:
                 continue
             # The user's own joining is the first event, where its seq is known.
@@ -785,6 +826,13 @@ class Followers:
                 return
             ended_at = follower.ended_at.pop(room.room_id, None)
             if ended_at is not None and start - ended_at.seq <= LONGEST_ABSENCE:
-                self._open(follower, room, ended_at).read_to_next_joining()
+                self._open(follower, room, ended_at, on_end).read_to_next_joining()
             else:
-                self._open(follower, room, Position(start, NOT_SEEN)).catch_up()
+                self._open(follower, room, Position(start, NOT_SEEN), on_end).catch_up()
+
+
+def _wanted(follower: Follower, member_of: Iterable[MemberRoom]) -> dict[UUID, MemberRoom]:
+    """The rooms that the follower is to follow, by id."""
+    if follower.rooms is None:
+        return {room.room_id: room for room in member_of}
+    return {room.room_id: room for room in member_of if room.room_id in follower.rooms}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 from uuid import UUID
+
+import msgspec
 
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import not_deleted
 
 
-class MemberRoom(NamedTuple):
+class MemberRoom(msgspec.Struct, frozen=True, gc=False):
     """A room that a user is a member of, with the head of its log."""
 
     user_id: UUID

@@ -30,7 +30,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -58,7 +57,7 @@ from hubbub.models import Message, ResyncReason
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
-from hubbub.scheduling import OncePerTurn
+from hubbub.scheduling import OncePerTurn, Pace, TimeSlice
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 
@@ -75,6 +74,8 @@ LEAST_PER_HEARTBEAT: Final = 100
 """At least this many rooms, users and sessions are compared per heartbeat."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
+READS_PER_TURN: Final = 50
+"""Rooms that begin to read their logs in one turn. A thousand at once would take 50 ms."""
 EVENTS_PER_TURN: Final = 10_000
 """Events given to followers before other tasks run: 20 ms, at 2 ms per message to 1,000 followers."""
 MAX_UNREAD: Final = 1024 * 1024
@@ -114,6 +115,7 @@ class FollowedRooms:
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
         self._to_check: dict[FollowedRoom, None] = {}
         self._round: deque[UUID] = deque()  # rooms whose heads are still to be compared in this round
+        self._beginning_reads = Pace(READS_PER_TURN)
         self._delivered = 0  # in this turn of the loop, because of announcements
         self._next_turn = OncePerTurn(self._begin_turn)
 
@@ -131,15 +133,19 @@ class FollowedRooms:
         if room is None:
             room = FollowedRoom(room_id, newest, self, announced_seq=newest.seq)
             self._rooms[room_id] = room
-            receive = partial(self._receive, room)
-            room.subscription = self._subscriptions.subscribe_soon_with(room_channel(room_id), receive)
+            channel = room_channel(room_id)
+            room.subscription = self._subscriptions.subscribe_soon_with(channel, room.receive_announcement)
         return room
 
     def leave(self, followed: FollowedPosition) -> None:
         """Remove a position. With the last one of a room its subscription ends."""
         room = followed.room
         room.remove(followed)
-        if not room.positions and self._rooms.get(room.id) is room:
+        if not room.positions:
+            self._forget(room)
+
+    def _forget(self, room: FollowedRoom) -> None:
+        if self._rooms.get(room.id) is room:
             del self._rooms[room.id]
             if room.subscription is not None:
                 room.subscription.unsubscribe()
@@ -172,8 +178,8 @@ class FollowedRooms:
             room.read_log()
         self._announcements.room_touched(change.room_id)
 
-    def _receive(self, room: FollowedRoom, received: Received) -> None:
-        """Take an announcement of another process."""
+    def receive(self, room: FollowedRoom, received: Received) -> None:
+        """Take an announcement of another process, about this room."""
         if isinstance(received, Gap):
             room.is_subscribed = True
             self.check_soon(room)
@@ -244,10 +250,11 @@ class FollowedRooms:
         """Read until nothing is missing. While PostgreSQL is unavailable, each heartbeat tries again."""
         with ReportErrors("reading the log of a room"):
             try:
+                await self._beginning_reads.wait()
                 while room.is_behind and room.positions:
                     await self._read_page(room)
             except NotFound:
-                _end_all(room)
+                await self._end_all(room)
             except Unavailable as error:
                 logger.info("reading a log again at the next heartbeat, after: %s", error)
             finally:
@@ -346,7 +353,7 @@ class FollowedRooms:
             if room.rewinds == rewinds:
                 await self._compare_head(room, position, head)
         for room, _, _ in asked.values():
-            _end_all(room)
+            await self._end_all(room)
 
     async def _compare_head(self, room: FollowedRoom, asked: Position, head: Head) -> None:
         """The log has to hold the entry that was taken here, also if more were taken meanwhile."""
@@ -356,13 +363,22 @@ class FollowedRooms:
             try:
                 await self._rewind(room)
             except NotFound:
-                _end_all(room)
+                await self._end_all(room)
             return
         if room.position is asked and head.position is not None:
             room.confirm(head.position)
         room.read_up_to(head.last_seq)
         if room.is_behind:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
+
+    async def _end_all(self, room: FollowedRoom) -> None:
+        """The room was deleted. A new room with its id, which followers may join meanwhile, starts afresh."""
+        self._forget(room)
+        time_slice = TimeSlice()
+        for followed in tuple(room.positions):
+            if followed in room.positions:  # else it has ended in a pause
+                followed.end_without_entry()
+                await time_slice.pause_if_due()
 
 
 def part_of_round(number: int, heartbeats: int = ROUND_HEARTBEATS) -> int:
@@ -382,12 +398,6 @@ def _size(event: FeedEvent) -> int:
     if message is None:
         return 0
     return len(message.content) + (4 * len(msgspec.json.encode(message.metadata)) if message.metadata else 0)
-
-
-def _end_all(room: FollowedRoom) -> None:
-    """The room was deleted."""
-    for followed in tuple(room.positions):
-        followed.end_without_entry()
 
 
 class FollowedRoom(msgspec.Struct, eq=False):
@@ -411,7 +421,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
     positions: dict[FollowedPosition, None] = msgspec.field(default_factory=dict)
     live: dict[FollowedPosition, None] = msgspec.field(default_factory=dict)
     """The positions that receive each entry as it is taken. The others read the log themselves."""
-    left_users: set[UUID] = msgspec.field(default_factory=set)
+    left_users: frozenset[UUID] = NO_USERS
     """Users who have left the room as far as it is known here, and have a position in it that is behind."""
     leaving: Set[UUID] = NO_USERS
     """Users who leave further on in the entries that are being taken, which may show a message as edited since.
@@ -424,6 +434,10 @@ class FollowedRoom(msgspec.Struct, eq=False):
     @property
     def is_behind(self) -> bool:
         return self.must_read or self.announced_seq > self.position.seq
+
+    def receive_announcement(self, received: Received) -> None:
+        """Take an announcement of another process."""
+        self.rooms.receive(self, received)
 
     def receive(self, entry: Entry) -> None:
         """Take an announced entry if it is the next one. Otherwise read what is before it, or compare it."""
@@ -478,8 +492,8 @@ class FollowedRoom(msgspec.Struct, eq=False):
                 followed.receive(entry, size)
         if isinstance(entry.event, MemberLeft):
             self._end_positions_of(entry.event.user_id, seq)
-        elif isinstance(entry.event, MemberJoined):
-            self.left_users.discard(entry.event.user_id)
+        elif self.left_users and isinstance(entry.event, MemberJoined):
+            self.left_users -= {entry.event.user_id}
 
     def skip_to(self, seq: int) -> None:
         """Go on after a seq up to which no entry is left that was not taken: the missing ones were purged."""
@@ -491,7 +505,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
         """The user left. A position that is ahead of it stays: the user has joined again before it."""
         for followed in [one for one in self.positions if one.inbox.user_id == user_id]:
             if followed not in self.live:
-                self.left_users.add(user_id)
+                self.left_users |= {user_id}
             elif followed.position.seq == seq:
                 followed.leave_room()
 
@@ -499,7 +513,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
         self.positions.pop(followed, None)
         user_id = followed.inbox.user_id
         if user_id in self.left_users and all(one.inbox.user_id != user_id for one in self.positions):
-            self.left_users.discard(user_id)
+            self.left_users -= {user_id}
 
     def rewind(self, position: Position) -> None:
         """Go on from the head of another log, with a `Resync` for the live positions."""
@@ -508,7 +522,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
         self.contradicted = None
         self.rewinds += 1
         self._marks.clear()
-        self.left_users.clear()
+        self.left_users = NO_USERS
         for followed in tuple(self.live):
             followed.resync(position, "rewound")
 
