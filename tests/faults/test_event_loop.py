@@ -1,5 +1,5 @@
-"""No turn of the event loop of a process has a long delay: of one that sends and follows as fast as it can, and of one
-that serves a user in thousands of rooms and thousands of followers of one room."""
+"""The turns of the event loop of a process that sends and follows as fast as it can, and of one that serves a user in
+thousands of rooms and thousands of followers of one room. No turn has a long delay."""
 
 from __future__ import annotations
 
