@@ -25,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from citus import cluster as citus
 from citus.cluster import Cluster
 from commands import ON_CITUS, execute
-from databases import EMPTY, Databases
+from databases import EMPTY_ON_CITUS, Databases
 from hubbub import Hub, PostgresSettings, Settings, migrations
 from hubbub.migrations import distribution
 from hubbub.models import Room, User
@@ -220,7 +220,7 @@ CHECKS = """
 @asynccontextmanager
 async def _emptied(database: PostgresSettings) -> AsyncIterator[PostgresSettings]:
     """Without rows before a test, and afterwards without the constraints that it has added."""
-    await execute(database, EMPTY)
+    await execute(database, *EMPTY_ON_CITUS)
     connection = await connect(database)
     try:
         own = {tuple(row) for row in await connection.fetch(CHECKS)}

@@ -17,6 +17,15 @@ from rights import in_a_copy
 
 EMPTY = f"TRUNCATE {', '.join(sorted({*TABLES} - {'hubbub_schema_version'}))} RESTART IDENTITY"
 
+# On Citus a TRUNCATE takes a second, and this 0.05 s. Rows that refer to others come first.
+EMPTY_ON_CITUS = tuple(
+    f"DELETE FROM {table}"
+    for table in (
+        *("message_read_receipts", "room_events", "messages", "room_users", "rooms"),
+        *("hubbub_sessions", "hubbub_presence", "hubbub_imports", "hubbub_consumers", "hubbub_deletions", "users"),
+    )
+)
+
 # A change of a catalog adds a row of a newer transaction, or removes a row. The catalogs include the statistics of
 # ANALYZE, which would change the plans of the next test.
 ROWS = (

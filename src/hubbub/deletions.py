@@ -504,10 +504,14 @@ _UNFINISHED: Final = Statement(
 )
 
 
-def check_outside_transaction(executor: Executor, field: str) -> None:
-    """Refuse to delete many rows in a transaction of the caller, which could not end. Raises: Invalid."""
+TOO_MANY_ROWS: Final = "has too many rows to be deleted in a transaction"
+OF_SEVERAL_NODES: Final = "cannot be deleted in a transaction where rooms are distributed over several nodes"
+
+
+def check_outside_transaction(executor: Executor, field: str, reason: str = TOO_MANY_ROWS) -> None:
+    """Refuse a deletion in steps in a transaction of the caller, which could not end. Raises: Invalid."""
     if isinstance(executor, OpenTransaction):
-        raise Invalid(field, "has too many rows to be deleted in a transaction: delete it outside of one")
+        raise Invalid(field, f"{reason}: delete it outside of one")
 
 
 async def finish(

@@ -21,7 +21,7 @@ from hubbub.deletions import maintain
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse, guarded
-from hubbub.migrations.distribution import is_distributed
+from hubbub.migrations.distribution import is_distributed, was_distributed
 from hubbub.migrations.revisions import verify
 from hubbub.models import MaintenanceResult, User
 from hubbub.passwords import Passwords
@@ -427,6 +427,8 @@ class Hub(Repositories):
             await verify(self._pool)
             if await is_distributed(self._pool, self._settings.postgres.schema):
                 self._distribute()
+            else:
+                self._pool.refuse_if(partial(was_distributed, schema=self._settings.postgres.schema))
             await self._connection.start()
             await self._subscriptions.start()
             stack.push_async_callback(self.typing._close)

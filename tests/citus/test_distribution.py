@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -26,6 +27,7 @@ from hubbub import (
     PostgresSettings,
     SchemaMismatch,
     Settings,
+    Unavailable,
     migrations,
 )
 from hubbub.cli import main
@@ -34,7 +36,7 @@ from hubbub.migrations import distribution
 from hubbub.migrations.runner import LOCK_KEY
 from hubbub.postgres import Pool, connect
 from hubbub.postgres.statement import functions
-from waiting import until_it_answers
+from waiting import until, until_it_answers
 
 
 async def rows(settings: PostgresSettings, sql: str) -> list[tuple[object, ...]]:
@@ -140,6 +142,77 @@ async def test_process_that_is_connected_is_refused(recorded: PostgresSettings, 
         await distribution.distribute(recorded)
     plan = await distribution.plan(recorded)
     assert len(plan.left) == plan.steps
+
+
+async def idle(hub: Hub) -> None:
+    """Wait until the process has no connection, so that no server knows of it."""
+    await until(lambda: hub._pool.size == 0)
+
+
+@pytest.fixture
+def soon_idle(settings: Settings) -> Settings:
+    return replace(settings, postgres=replace(settings.postgres, idle_timeout_seconds=0.05))
+
+
+@pytest.mark.parametrize("steps", [1, 20, 1_000])
+async def test_process_that_was_idle_refuses_calls_once_a_step_is_taken(
+    steps: int, recorded: PostgresSettings, soon_idle: Settings
+) -> None:
+    async with Hub(soon_idle) as hub:
+        ada = await _user(hub, "ada")
+        room = await hub.rooms.create("room", created_by=ada)
+        await idle(hub)
+        with suppress(Killed):
+            await distribution.distribute(recorded, done=stop_after(steps))
+        calls = (
+            hub.messages.send(room.id, ada, "hello"),
+            hub.room_users.remove(room.id, ada),
+            hub.users.set_online_many({ada: True}),
+            hub.messages.page(room.id),
+            hub.users.get(ada),
+        )
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, Unavailable)
+            assert "start it anew" in error.reason
+            assert not error.retryable
+            assert not error.outcome_unknown
+        health = await hub.health()
+        assert not health.ready
+        assert "start it anew" in str(health.postgres.reason)
+        await distribution.distribute(recorded)  # the process has no connection, and opens none
+    assert await rows(recorded, "SELECT last_seq FROM rooms") == [(1,)]
+    assert await rows(recorded, "SELECT is_online FROM users") == [(False,)]
+
+
+async def test_process_that_was_idle_goes_on_where_no_step_was_taken(
+    recorded: PostgresSettings, soon_idle: Settings
+) -> None:
+    async with Hub(soon_idle) as hub:
+        ada = await _user(hub, "ada")
+        await idle(hub)
+        assert (await distribution.plan(recorded)).left
+        assert (await hub.users.get(ada)).id == ada
+
+
+async def test_statement_on_a_connection_of_the_application_is_refused_once_rooms_are_distributed(
+    recorded: PostgresSettings, soon_idle: Settings
+) -> None:
+    own = await connect(recorded, server_settings={"application_name": "shop"})
+    async with Hub(soon_idle) as hub:
+        ada = await _user(hub, "ada")
+        room = await hub.rooms.create("room", created_by=ada)
+        chat = hub.on(own)
+        async with own.transaction():
+            await chat.messages.send(room.id, ada, "before")
+        await idle(hub)
+        await distribution.distribute(recorded)
+        async with own.transaction():
+            with pytest.raises(Unavailable, match="start it anew"):
+                await chat.messages.send(room.id, ada, "after")
+            with pytest.raises(Unavailable, match="start it anew"):
+                await chat.room_users.add_many(room.id, [ada])
+    await own.close()
+    assert await rows(recorded, "SELECT content FROM messages") == [("before",)]
 
 
 async def test_plan_waits_for_the_step_of_a_run_that_was_killed(recorded: PostgresSettings) -> None:
@@ -363,6 +436,17 @@ async def test_member_whose_account_is_being_deleted_cannot_be_added(
         await chat.room_users.add_many(room.id, [bob])
     with pytest.raises(NotFound):
         await chat.room_users.add(room.id, bob)
+
+
+async def test_account_is_not_deleted_in_a_transaction(chat: Hub) -> None:
+    """Its rooms are on several nodes, and each has a transaction of its own."""
+    ada = await _user(chat, "ada")
+    room = await chat.rooms.create("room", created_by=ada)
+    async with chat.transaction() as transaction:
+        with pytest.raises(Invalid, match="where rooms are distributed"):
+            await transaction.users.delete(ada)
+        await transaction.messages.send(room.id, ada, "still here")
+    assert [one.content for one in (await chat.messages.page(room.id)).items] == ["still here"]
 
 
 async def test_presence_writes_no_account(chat: Hub, recorded: PostgresSettings) -> None:

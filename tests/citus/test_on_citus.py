@@ -107,6 +107,28 @@ async def test_rows_and_revisions_outlive_a_command_that_is_killed_after_each_st
         assert (await hub.messages.send(room.id, ada.id, "here")).seq == 22
 
 
+async def test_process_that_was_idle_refuses_calls_until_it_is_started_anew(
+    database: PostgresSettings, settings: Settings
+) -> None:
+    soon_idle = replace(database, idle_timeout_seconds=0.05)
+    async with Hub(replace(settings, postgres=soon_idle)) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+        room = await hub.rooms.create("engine-room", created_by=ada.id)
+        sent = await hub.messages.send(room.id, ada.id, "before")
+        await until(lambda: hub._pool.size == 0)
+        await distribution.distribute(database, shards=8)
+        for call in (hub.messages.send(room.id, ada.id, "after"), hub.users.set_online_many({ada.id: True})):
+            with pytest.raises(Unavailable, match="start it anew") as error:
+                await call
+            assert not error.value.retryable
+        async with Hub(replace(settings, postgres=database)) as started_anew:
+            assert (await started_anew.messages.page(room.id)).items == [sent]
+            assert not (await started_anew.users.get(ada.id)).is_online
+            assert (await started_anew.messages.send(room.id, ada.id, "after")).seq == 3
+        with pytest.raises(Unavailable, match="start it anew"):
+            await hub.users.get(ada.id)
+
+
 async def test_doctor_reports_a_node_that_is_down_or_hangs(
     cluster: Cluster, database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,7 @@ async def test_direct_room_with_another_id_is_found(hub: Hub, pool: Pool, ada: U
     assert (await hub.rooms.direct(bob.id, ada.id)).id == room.id
 
 
+@pytest.mark.one_server("only the id keeps a direct room unique there")
 async def test_direct_room_whose_id_is_taken_has_another(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
     taken = direct_id(direct_key(ada.id, bob.id))
     with pytest.raises(Invalid):

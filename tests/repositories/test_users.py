@@ -131,6 +131,7 @@ LOOKUPS = [
 ]
 
 
+@pytest.mark.one_server("counts what one server reads")
 @pytest.mark.parametrize(("statement", "key"), LOOKUPS, ids=lambda value: getattr(value, "name", ""))
 async def test_lookup_by_name_touches_the_pages_of_one_row(
     postgres_settings: PostgresSettings, statement: Statement[object], key: str
@@ -291,6 +292,7 @@ async def test_account_that_joins_a_room_during_its_deletion_leaves_it(
         await hub.users.get(bob.id)
 
 
+@pytest.mark.one_server("an account is deleted in steps there, and not in a transaction")
 async def test_account_is_deleted_in_the_transaction_of_its_last_message(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
@@ -302,6 +304,7 @@ async def test_account_is_deleted_in_the_transaction_of_its_last_message(
     assert await log_of(pool, room.id) == ["joined", "sent", "left"]
 
 
+@pytest.mark.one_server("an account is deleted in steps there, and not in a transaction")
 async def test_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
     """Both lock the room and then the user. In different orders each would wait a second for the other."""
 

@@ -389,6 +389,14 @@ async def is_distributed(executor: Executor, schema: str) -> bool:
     return False
 
 
+async def was_distributed(executor: Executor, schema: str) -> bool:
+    """Whether a distribution has begun, for a process that was started before."""
+    try:
+        return await is_distributed(executor, schema)
+    except SchemaMismatch:
+        return True
+
+
 async def shows_shards(executor: Executor) -> bool:
     """Whether new sessions of hubbub see shards."""
     statement = Statement("migrations.shows_shards", bool, f"SELECT {_SHOWS_SHARDS} AS shows_shards")

@@ -52,7 +52,7 @@ from hubbub.postgres.errors import (
 )
 from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
-from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, layout_of
+from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, distributed_since, layout_of
 from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
@@ -213,6 +213,22 @@ class Pool:
     def distribute(self) -> None:
         """From now on, run the forms of statements for distributed rooms."""
         self._connections.distribute()
+
+    def refuse_if(self, is_distributed: Callable[[OpenTransaction], Awaitable[bool]]) -> None:
+        """Once rooms are distributed, refuse each call: the statements of this pool are those of one server.
+
+        `is_distributed` is asked on the first connection that is opened after all were closed. While one is open,
+        `hubbub distribute` does not begin.
+        """
+        self._connections.is_distributed = is_distributed
+
+    async def check_distribution(self) -> None:
+        """For statements on a connection of the application's, of which `hubbub distribute` does not know.
+
+        Raises: Unavailable (rooms were distributed since the hub was started).
+        """
+        if self._connections.asks_first:
+            await self.open()
 
     def deadline(self) -> float:
         return now() + self._settings.deadline_seconds
@@ -427,6 +443,8 @@ class Connections:
         self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
         self._keep_idle_until = 0.0
         self.layout = settings.schema
+        self.is_distributed: Callable[[OpenTransaction], Awaitable[bool]] | None = None
+        """Asked of the first connection after all were closed. None: nothing is asked."""
         self._refusal: Unavailable | None = None
         """Why no connection is given any more."""
 
@@ -541,6 +559,8 @@ class Connections:
         left = max(deadline - since, 0.001)
         try:
             connection = await self._connect(left)
+            if self.asks_first:
+                await self._refuse_if_distributed(connection, deadline)
         except Unavailable as failure:
             # A caller that was too close to its deadline to connect is no sign of a server in failure.
             enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
@@ -565,6 +585,26 @@ class Connections:
                     other.terminate()
             self.idle = deque(other for other in self.idle if not other.is_closed())
         return connection
+
+    @property
+    def asks_first(self) -> bool:
+        """Whether rooms may have been distributed since the last call: not while a connection is open."""
+        return self.is_distributed is not None and all(one.is_closed() for one in (*self.idle, *self.used))
+
+    async def _refuse_if_distributed(self, connection: Connection, deadline: float) -> None:
+        """The connection is open meanwhile, so that `hubbub distribute` sees it before its next step."""
+        is_refused = self.is_distributed is not None
+        try:
+            if self.is_distributed is not None:
+                seconds = self._settings.deadline_seconds
+                async with OpenTransaction.begin(connection, seconds, deadline) as executor:
+                    is_refused = await self.is_distributed(executor)
+        finally:
+            if is_refused:
+                connection.terminate()
+        if is_refused:
+            self._refusal = self._refusal or distributed_since()
+            raise self._refusal.for_another()
 
     async def _look(self) -> float:
         """Open a test connection if a statement has been running since the last check. Its server may hang."""

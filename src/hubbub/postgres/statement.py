@@ -60,6 +60,12 @@ def not_supported(what: str) -> Unavailable:
     return Unavailable("postgresql", reason, retryable=False)
 
 
+def distributed_since() -> Unavailable:
+    """The error of a process that has the statements of one server."""
+    reason = "rooms were distributed over nodes since this process was started: start it anew (docs/scale.md)"
+    return Unavailable("postgresql", reason, retryable=False)
+
+
 FILE: Final = Path(__file__).with_name("functions.sql")
 
 DIGITS: Final = 8

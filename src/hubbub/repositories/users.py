@@ -20,6 +20,7 @@ from hubbub.deletions import (
     HIDE_ACCOUNT,
     LEAVE,
     LOCK_ACCOUNT,
+    OF_SEVERAL_NODES,
     Deletion,
     check_outside_transaction,
     finish,
@@ -597,7 +598,7 @@ class Users(Repository):
         """With `hides` the account is hidden in any case. Raises: _JoinedMeanwhile, LockNotAvailable."""
         if part.is_distributed:  # one room per step, and a transaction for each
             require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
-            check_outside_transaction(self._executor, "user_id")
+            check_outside_transaction(self._executor, "user_id", OF_SEVERAL_NODES)
             await part.execute(HIDE, user_id, False)
             await part.execute(HIDE_ACCOUNT, user_id)
             await part.execute(FORGET_PRESENCE, user_id)

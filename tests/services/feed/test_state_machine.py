@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from commands import execute
-from hubbub import Hub, LogEvent, Message, Options, PostgresSettings, Role, Room, Settings, User, events
+from hubbub import Hub, LogEvent, Message, Options, RedisSettings, Role, Room, Settings, User, events
 from hubbub.log_checks import LogEntry, entries_for
 from hubbub.redis import Connection
 from hubbub.services.feed import Follower
@@ -56,11 +55,11 @@ class Following:
 class World:
     """The servers, and the chat of one example."""
 
-    def __init__(self, settings: Settings, runner: asyncio.Runner) -> None:
+    def __init__(self, settings: Settings, administrator: RedisSettings, runner: asyncio.Runner) -> None:
         self._runner = runner
         options = Options(follow_heartbeat_seconds=0.02)
         self.hubs = [Hub(settings, options=options), Hub(settings, options=options)]
-        self.redis = Connection(settings.redis)
+        self.redis = Connection(administrator)
 
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(doing)
@@ -215,13 +214,9 @@ class Chat(RuleBasedStateMachine):
                 self.run(one.feed.__aexit__(None, None, None))
 
 
-def test_every_follower_receives_the_entries_of_the_model(
-    servers: Settings, administrator: PostgresSettings, template: str
-) -> None:
+def test_every_follower_receives_the_entries_of_the_model(settings: Settings, servers: Settings) -> None:
     with asyncio.Runner() as runner:
-        name = f"test_{uuid4().hex}"
-        runner.run(execute(servers.postgres, f"CREATE DATABASE {name} TEMPLATE {template}"))
-        world = World(replace(servers, postgres=replace(servers.postgres, database=name)), runner)
+        world = World(settings, servers.redis, runner)
         people = runner.run(world.start())
         try:
             run_state_machine_as_test(
@@ -235,4 +230,3 @@ def test_every_follower_receives_the_entries_of_the_model(
             )
         finally:
             runner.run(world.close())
-            runner.run(execute(administrator, f"DROP DATABASE {name} WITH (FORCE)"))
