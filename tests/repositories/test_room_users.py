@@ -370,6 +370,7 @@ async def test_last_admin_who_leaves_while_a_member_is_being_added_stays(
     assert await log_of(pool, room.id) == ["joined", "joined", "left", "left"]
 
 
+@pytest.mark.one_server("each change has a statement of its own there")
 async def test_batch_of_joins_that_waits_for_the_room_to_become_private_adds_none(
     hub: Hub, pool: Pool, bob: User, room: Room
 ) -> None:
