@@ -41,8 +41,10 @@ class Watched(Pool):
 
 
 @pytest.fixture
-async def watched(settings: Settings) -> AsyncIterator[Watched]:
+async def watched(settings: Settings, database_on_citus: PostgresSettings | None) -> AsyncIterator[Watched]:
     pool = Watched(settings.postgres)
+    if database_on_citus is not None:
+        pool.distribute()
     await pool.open()
     yield pool
     await pool.close()
@@ -59,11 +61,19 @@ CALLS: dict[str, tuple[int, Call]] = {
     "messages.since": (2, lambda of, room, user: of.messages.since(uuid4(), None)),
     "messages.edit": (2, lambda of, room, user: of.messages.edit(uuid4(), "x", by=user)),
     "messages.delete": (2, lambda of, room, user: of.messages.delete(uuid4(), by=user)),
+    "messages.edit in a room": (2, lambda of, room, user: of.messages.edit(uuid4(), "x", by=user, room_id=room)),
+    "messages.delete in a room": (2, lambda of, room, user: of.messages.delete(uuid4(), by=user, room_id=room)),
     "messages.page": (2, lambda of, room, user: of.messages.page(uuid4())),
 }
 
+# Where rooms are distributed, the statement that finds no room is the only one.
+BY_ID = pytest.mark.one_server("looks the room up first there")
 
-@pytest.mark.parametrize("name", CALLS)
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[BY_ID] if name in {"messages.edit", "messages.delete"} else []) for name in CALLS],
+)
 async def test_all_statements_of_a_call_have_one_deadline(
     watched: Watched, room: Room, ada: User, name: str
 ) -> None:

@@ -78,6 +78,7 @@ SLOW_INDEX = """
 """
 
 
+@pytest.mark.one_server("changes of accounts take turns there, and Citus refuses its index")
 async def test_call_that_meets_a_new_username_before_its_external_id_returns_the_account(
     hub: Hub, postgres_settings: PostgresSettings
 ) -> None:
@@ -297,6 +298,7 @@ async def test_prefix_at_the_end_of_the_characters_finds_its_names(hub: Hub, pre
     assert (await hub.users.search(prefix)).items == []
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_search_touches_few_pages_however_many_users_there_are(hub: Hub) -> None:
     connection = await connect(hub.settings.postgres)
     await connection.execute("""
