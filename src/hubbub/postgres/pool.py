@@ -16,6 +16,7 @@ The way to the server:
     reachable --a connection fails--> unreachable --an attempt succeeds--> reachable
                                         |     ^
                                         +-----+ one attempt at a time for all callers, after a jittered pause
+    reachable --the first connection after all were closed finds rooms distributed meanwhile--> refused for good
 
 A slot of the semaphore is held from `acquire` until the connection is idle or terminated. So at most `pool_size`
 connections exist, and the semaphore serves callers in the order in which they came.
