@@ -1,5 +1,5 @@
-"""The turns of the event loop of a process that sends and follows as fast as it can, and of one that serves a user in
-thousands of rooms and thousands of followers of one room. No turn has a long delay."""
+"""No turn of the event loop has a long delay: in a process that sends and follows as fast as it can, and in one
+with a user in thousands of rooms and thousands of followers of one room."""
 
 from __future__ import annotations
 
