@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from citus import cluster as citus
@@ -33,7 +34,7 @@ from hubbub.postgres import Pool, connect
 from hubbub.testing import Template, serving
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
-from rights import ROLE, as_redis_user, as_role, make_redis_users, role, superuser
+from rights import ROLE, as_redis_user, as_role, cheap_login, make_redis_users, role, superuser
 
 if TYPE_CHECKING:
     from secrecy.leaks import LeakSearch
@@ -45,8 +46,9 @@ pytest_plugins = ["secrecy.leaks", "faults.figures"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# An example may take long on a busy machine: 200 ms by default.
-hypothesis_settings.register_profile("patient", hypothesis_settings(), deadline=None)
+# On a busy machine an example may take longer than 200 ms, and to think of ten of them longer than a second.
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile("fast", hypothesis_settings.get_profile("patient"), max_examples=20)
 hypothesis_settings.load_profile("patient")
 
 # What a shell has set must not reach a test. Without bytecode, each of the many processes that tests start would
@@ -56,11 +58,14 @@ for name in [name for name in os.environ if name.startswith(SET_BY_SHELLS)]:
     del os.environ[name]
 
 
+FAST = "not slow"
+"""The choice of `make test-fast`."""
+
 # Tests that kill, freeze or start servers, run commands, wait in real time, try many examples or fill a database,
-# by the beginnings of their paths. `make test-fast` leaves them out, with the tests that carry the marker.
-# `make check` runs english and sql.
+# and those of the suite itself, by the beginnings of their paths. `make test-fast` leaves them out, with the tests
+# that carry the marker. `make check` runs english and sql.
 SLOW = (
-    *("backup", "browser", "cli", "diagnostics", "docs", "embedded", "english", "examples", "faults"),
+    *("backup", "browser", "citus", "cli", "diagnostics", "docs", "embedded", "english", "examples", "faults"),
     *("injection", "javascript/test_network", "pgbouncer", "secrecy", "sql", "tls"),
     *("redis/test_cluster", "redis/test_sentinel", "redis/test_sharded"),
     *("history/test_crashes", "history/test_import", "migrations", "performance", "versions"),
@@ -79,6 +84,7 @@ SLOW = (
     "web/",
     *(
         "test_background_tasks",
+        "test_databases",
         "test_deletions",
         "test_permissions",
         "test_pytest_hubbub",
@@ -112,7 +118,7 @@ LONG = (
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even read the slow files in `make test-fast`: all processes of the run read all files."""
-    return True if config.option.markexpr == "not slow" and _is_of(collection_path, SLOW) else None
+    return True if config.option.markexpr == FAST and _is_of(collection_path, SLOW) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -129,6 +135,9 @@ def _is_of(path: Path, beginnings: tuple[str, ...]) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: kills, freezes or starts a server, or waits in real time")
     config.addinivalue_line("markers", "one_server(reason): is skipped where rooms are distributed")
+    config.addinivalue_line("markers", "counts_pages: gets a database without the dead rows of other tests")
+    if config.option.markexpr == FAST:
+        hypothesis_settings.load_profile("fast")
     config.addinivalue_line("markers", "session(reason): goes past a pooler, as it is about sessions of its own")
 
 
@@ -161,7 +170,7 @@ async def servers(
 
     The settings are those of the owner of the database, and of the one Redis user who may do everything.
     """
-    await execute(administrator, *role())
+    await execute(administrator, *role(), *cheap_login(hubbub_servers.postgres))
     await make_redis_users(hubbub_servers.redis)
     async with leak_search.recording(hubbub_servers.redis, administrator):
         yield hubbub_servers
@@ -244,14 +253,15 @@ def database_on_citus(request: pytest.FixtureRequest) -> PostgresSettings | None
 
 @pytest.fixture
 async def postgres_settings(
-    databases: Databases, database_on_citus: PostgresSettings | None
+    databases: Databases, database_on_citus: PostgresSettings | None, request: pytest.FixtureRequest
 ) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, migrated, for its owner."""
     if database_on_citus is not None:
         async with _emptied(database_on_citus) as database:
             yield database
         return
-    database, state = await databases.take()
+    counts_pages = request.node.get_closest_marker("counts_pages") is not None
+    database, state = await databases.take(without_dead_rows=counts_pages)
     yield database
     await databases.give_back(database, state)
 

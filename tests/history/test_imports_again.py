@@ -155,7 +155,10 @@ async def load_without_checkpoint(pool: Pool, content: bytes) -> Imported:
 
 
 EXAMPLES = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12, print_blob=True
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+    max_examples=12,
+    print_blob=True,
 )
 
 
@@ -299,6 +302,7 @@ async def test_nicknames_that_the_database_keeps_apart_are_two_users(pool: Pool,
     assert [message.user_id for message in page.items] == [user and user.id for user in users]
 
 
+@pytest.mark.counts_pages
 async def test_import_looks_for_known_lines_among_the_entries_of_others_alone(
     pool: Pool, hub: Hub, postgres_settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hubbub import PostgresSettings, Settings
 
 RECORDED = Path(__file__).parent / "counts.json"
@@ -22,6 +24,7 @@ SLACK = {"allocated": 1.15, "buffers": 1.1}
 """Tolerances: memory depends on the length of paths and addresses, and a table may have one more block."""
 
 
+@pytest.mark.counts_pages
 def test_operations_take_no_more_than_recorded(servers: Settings, postgres_settings: PostgresSettings) -> None:
     owner = replace(servers, postgres=postgres_settings)
     ran = subprocess.run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
+import pytest
+
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.connection import Connection
@@ -46,6 +48,7 @@ class Recorder(Pool):
         return await super().fetch_all(statement, *args, deadline=deadline)
 
 
+@pytest.mark.counts_pages
 async def test_newest_page_touches_as_many_buffers_in_a_table_four_times_as_large(
     postgres_settings: PostgresSettings,
 ) -> None:

@@ -64,6 +64,7 @@ PLANNED_ANEW = Statement(
 """After five executions PostgreSQL decides whether to plan a statement at each execution."""
 
 
+@pytest.mark.counts_pages
 @pytest.mark.session("reads the plans of its own session")
 async def test_statement_of_a_few_callers_is_not_planned_anew_each_time(
     postgres_settings: PostgresSettings, ada: User, bob: User, room: Room

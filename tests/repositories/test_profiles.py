@@ -299,6 +299,7 @@ async def test_prefix_at_the_end_of_the_characters_finds_its_names(hub: Hub, pre
 
 
 @pytest.mark.one_server("counts what one server reads")
+@pytest.mark.counts_pages
 async def test_search_touches_few_pages_however_many_users_there_are(hub: Hub) -> None:
     connection = await connect(hub.settings.postgres)
     await connection.execute("""

@@ -223,6 +223,7 @@ async def test_own_and_deleted_messages_are_not_unread(
 
 
 @pytest.mark.one_server("counts what one server reads")
+@pytest.mark.counts_pages
 async def test_unread_counts_read_the_newest_messages_only(
     hub: Hub, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
@@ -465,6 +466,7 @@ async def test_mark_read_of_very_many_stores_the_newest_receipts(
 
 
 @pytest.mark.one_server("counts what one server reads")
+@pytest.mark.counts_pages
 async def test_mark_read_of_a_hundred_times_as_much_touches_as_many_pages(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User
 ) -> None:
@@ -543,7 +545,11 @@ class ByHand:
         return [seq in self.receipts] if is_read and seq in self.of_ada else []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps=STEPS)
 async def test_unread_and_readers_equal_a_count_by_hand(
     hub: Hub, ada: User, bob: User, steps: list[tuple[str, int]]

@@ -457,6 +457,7 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
 
 
 @pytest.mark.one_server("counts what one server reads")
+@pytest.mark.counts_pages
 async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:
@@ -482,6 +483,7 @@ async def test_room_list_of_a_thousand_rooms_touches_few_pages(
 
 
 @pytest.mark.one_server("counts what one server reads")
+@pytest.mark.counts_pages
 async def test_summary_touches_as_few_pages_as_one_room_of_the_list(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:

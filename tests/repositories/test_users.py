@@ -133,6 +133,7 @@ LOOKUPS = [
 
 @pytest.mark.one_server("counts what one server reads")
 @pytest.mark.parametrize(("statement", "key"), LOOKUPS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.counts_pages
 async def test_lookup_by_name_touches_the_pages_of_one_row(
     postgres_settings: PostgresSettings, statement: Statement[object], key: str
 ) -> None:

@@ -132,6 +132,7 @@ async def test_page_json_is_rfc_3339_in_every_time_zone_and_date_style(
     async with hubbub.open(settings) as other:
         page = await other.messages.page(room.id)
         as_json = await other.messages.page_json(room.id)
+    await write(f"ALTER DATABASE {postgres_settings.database} RESET ALL")
     assert msgspec.json.decode(as_json, type=MessagePage) == page
     assert len(page.items) == len(TIMES) + 2
 

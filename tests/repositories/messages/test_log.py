@@ -125,7 +125,11 @@ async def test_made_up_cursor_shows_nothing_of_the_log(hub: Hub, room: Room, ada
             assert (await hub.messages.since(room.id, page.cursor)).items == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+    max_examples=50,
+)
 @given(seq=st.integers(0, 2**64 - 1), seen=st.binary(min_size=8, max_size=8), spoilt=st.integers(0, 27))
 async def test_any_cursor_is_read_or_refused(hub: Hub, seq: int, seen: bytes, spoilt: int) -> None:
     room_id = uuid4()

@@ -166,7 +166,7 @@ anything = st.recursive(
 AS_JSONB = Statement("test.as_jsonb", lambda value: value, "SELECT $1::jsonb AS value")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(metadata=st.dictionaries(st.text(max_size=5), anything, max_size=5))
 async def test_metadata_are_either_refused_or_the_same_in_the_table(pool: Pool, metadata: dict[str, Any]) -> None:
     try:
