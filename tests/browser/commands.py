@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from redis_server import free_port
+from ports import free_port
 from waiting import HANGS_AFTER_SECONDS
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from browser.chat import EXAMPLE
 from browser.commands import serving, start
-from redis_server import free_port
+from ports import free_port
 from waiting import HANGS_AFTER_SECONDS
 
 

@@ -15,7 +15,7 @@ from signal import SIGINT, SIGKILL
 from commands import execute
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded.folder import servers_account
-from hubbub.embedded.servers import free_port
+from ports import free_port
 from waiting import until_it_answers
 
 INSTALLATION = os.environ.get("CITUS")

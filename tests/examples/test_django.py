@@ -16,8 +16,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from examples.test_examples import EXAMPLES, next_event, running
-from examples.test_oauth import free_port
 from hubbub import Hub, Settings, new_id
+from ports import free_port
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 SITE = EXAMPLES / "django"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -14,13 +13,8 @@ import pytest
 from examples.provider import CLIENT_ID, CLIENT_SECRET, Provider, serving_provider
 from examples.test_examples import EXAMPLES, running
 from hubbub import Hub, Settings
+from ports import free_port
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port: int = reserved.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from urllib.error import URLError
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded.folder import servers_account
 from hubbub.embedded.programs import find_postgresql
-from hubbub.embedded.servers import free_port
 from hubbub.postgres import connect
+from ports import free_port
 from versions.catalogue import home, program
 from waiting import until_it_answers
 

@@ -14,6 +14,7 @@ from typing import Self
 
 from hubbub import PostgresSettings
 from hubbub.embedded.folder import servers_account
+from ports import free_port
 
 START_SECONDS = 20
 
@@ -45,7 +46,7 @@ class PgBouncer:
 
         `others` are additional lines of its configuration.
         """
-        self.port = _free_port()
+        self.port = free_port()
         self._program = program
         self._folder = folder
         self._configuration = folder / "pgbouncer.ini"
@@ -97,10 +98,3 @@ class PgBouncer:
 
 def _doubled(name: str) -> str:
     return name.replace('"', '""')
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

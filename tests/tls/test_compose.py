@@ -19,9 +19,9 @@ import pytest
 from cryptography import x509
 
 from hubbub import PostgresSettings, RedisSettings, Settings, Unavailable
-from hubbub.embedded.servers import free_port
 from hubbub.postgres import connect
 from hubbub.redis import Connection
+from ports import free_port
 from tls.composed import Composed
 from tls.conftest import TlsRedis, postgresql_with_tls
 from waiting import until
