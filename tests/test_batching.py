@@ -338,6 +338,8 @@ async def test_unanswered_statement_allows_another_worker_up_to_the_most() -> No
     for number in range(batching.MOST_WORKERS + 2):
         calls.append(call(batcher, number, number))
         await asyncio.wait(calls, timeout=batching.ALLOW_ANOTHER_WORKER_AFTER_SECONDS * 1.5)
+    await until(lambda: len(statements.in_flight) >= batching.MOST_WORKERS)
+    await asyncio.wait(calls, timeout=batching.ALLOW_ANOTHER_WORKER_AFTER_SECONDS * 1.5)
     assert len(statements.in_flight) == batching.MOST_WORKERS
     statements.gate.set()
     await asyncio.gather(*calls)
@@ -390,6 +392,7 @@ async def test_request_of_a_locked_key_is_put_back_and_answered_later() -> None:
     statements.locked = {1}
     batcher = statements.batcher()
     calls = [call(batcher, key, number) for number, key in enumerate([0, 1, 2, 1])]
+    await until(lambda: calls[0].done() and calls[2].done())
     done, _ = await asyncio.wait(calls, timeout=0.05)
     assert {task.result().key for task in done} == {0, 2}
     statements.locked = set()
@@ -455,7 +458,8 @@ async def test_caller_without_a_slot_is_refused_at_its_deadline() -> None:
     assert [str(error) for error in results[2:]] == ["postgresql: too many calls wait to test for 0.03 s"] * 2
     statements.gate.set()
     await calls[0]
-    assert await call(batcher, 0, 9) == Request(0, 9)
+    later = asyncio.get_running_loop().time() + 10
+    assert await call(batcher, 0, 9, deadline=later) == Request(0, 9)
 
 
 @pytest.mark.parametrize("writes", [True, False])

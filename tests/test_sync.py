@@ -39,7 +39,7 @@ def test_operations_return_values_and_raise_their_errors(chat: sync.Hub, ada: Us
     room = chat.rooms.create("engine-room", created_by=ada.id)
     sent = chat.messages.send(room.id, ada.id, "hello")
     assert chat.messages.page(room.id).items == [sent]
-    assert chat.health().ready
+    assert chat.health(deadline_seconds=20).ready
     token = chat.sessions.create_session(ada.id)
     assert chat.sessions.get_session(token).user_id == ada.id
 
@@ -162,7 +162,7 @@ def test_second_start_is_refused_and_leaves_the_hub_open(settings: Settings) -> 
     with sync.Hub(settings) as chat:
         with pytest.raises(Unavailable, match="started already"):
             chat.start()
-        assert chat.health().ready
+        assert chat.health(deadline_seconds=20).ready
     assert [thread for thread in threading.enumerate() if thread.name == "hubbub"] == []
 
 

@@ -32,6 +32,11 @@ class Proxy:
         """
         self._lost, self._cut, self._last = sent, cut, last
 
+    @property
+    def has_lost_nothing_yet(self) -> bool:
+        """Whether the message whose answer is to be lost is still to come."""
+        return self._lost is not None
+
     def lose_nothing(self) -> None:
         self._lost = None
 

@@ -42,13 +42,18 @@ HANG_SECONDS = 3600
 """A sleep of the server that is ended only by a deadline, a cancellation or a lost connection."""
 
 
+def patient() -> float:
+    """A deadline for a call of a pool whose own deadline is a fraction of a second."""
+    return asyncio.get_running_loop().time() + HANGS_AFTER_SECONDS
+
+
 async def ids(executor: Executor) -> list[int]:
-    return await executor.fetch_all(IDS)
+    return await executor.fetch_all(IDS, deadline=patient())
 
 
 async def pid_of(executor: Executor) -> int:
     """The server process of the executor's next statement, which for a pool is that of an idle connection."""
-    [pid] = await executor.fetch_all(PID)
+    [pid] = await executor.fetch_all(PID, deadline=patient())
     return pid
 
 
@@ -116,16 +121,14 @@ async def assert_whole(pool: Pool, observer: Observer, *, connections: int = 2) 
 
     await until_it_answers(at_rest)
     barrier = asyncio.Barrier(connections + 1)
-    # Some pools have a deadline of a fraction of a second.
-    patient = asyncio.get_running_loop().time() + HANGS_AFTER_SECONDS
 
     async def use() -> None:
-        async with pool.transaction(deadline=patient):
+        async with pool.transaction(deadline=patient()):
             await barrier.wait()
 
     users = [asyncio.create_task(use()) for _ in range(connections)]
     await until(lambda: barrier.n_waiting == connections)
-    one_more = asyncio.create_task(pool.fetch_one(ONE, deadline=patient))
+    one_more = asyncio.create_task(pool.fetch_one(ONE, deadline=patient()))
     await asyncio.wait([one_more], timeout=0.05)
     assert not one_more.done()
     await barrier.wait()

@@ -72,15 +72,10 @@ async def test_concurrent_callers_use_one_transaction_one_after_the_other(pool: 
     assert await ids(pool) == [*range(0, 10, 2), *range(100, 110, 2)]
 
 
-async def test_transaction_refuses_calls_while_its_savepoint_is_open(
-    small: PostgresSettings,
-) -> None:
-    pool = Pool(replace(small, deadline_seconds=0.2))
-    await warm_up(pool)
+async def test_transaction_refuses_calls_while_its_savepoint_is_open(pool: Pool) -> None:
     async with pool.transaction() as tx, tx.transaction():
         with pytest.raises(Unavailable, match=r"the transaction was in use for 0\.\d+ s"):
-            await tx.fetch_one(ONE)
-    await pool.close()
+            await tx.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.2)
 
 
 async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: Pool, observer: Observer) -> None:
@@ -210,10 +205,10 @@ async def test_commit_without_an_answer_has_an_unknown_outcome(
                 tx.after_commit(lambda: done.append(1))
                 await tx.execute(WRITE, 1, "a")
 
-        with pytest.raises(Unavailable) as caught:
-            await block()
+        while proxy.has_lost_nothing_yet:  # on a busy machine the deadline may pass before the COMMIT
+            with pytest.raises(Unavailable) as caught:
+                await block()
         assert caught.value.outcome_unknown
-        proxy.lose_nothing()
         await warm_up(pool)
         assert await ids(pool) == [1]
         assert pool.size == 1

@@ -67,7 +67,7 @@ async def test_change_is_sent_again_on_new_connection_where_none_ran(
         with pytest.raises(ZeroDivisionError):
             async with hub.transaction():
                 raise ZeroDivisionError
-        assert (await hub.health()).ready
+        assert (await hub.health(deadline_seconds=20)).ready
 
 
 async def test_health_reports_standby(settings: Settings, standby: PostgresSettings) -> None:

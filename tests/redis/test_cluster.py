@@ -156,7 +156,7 @@ async def test_everything_of_every_service_works_in_a_cluster(shared_cluster: Cl
             for one in (hub, other, hub)
         ]
         assert verdicts == [True, True, False] * 5
-        health = await hub.health()
+        health = await hub.health(deadline_seconds=20)
         assert health.ready
         assert not health.degraded
 

@@ -101,9 +101,9 @@ async def test_refill_bounds_the_rate_in_the_long_run(limits: RateLimits, ada: s
     loop = asyncio.get_running_loop()
     allowed = 0
     started = loop.time()
-    while loop.time() < started + 0.5:
+    while loop.time() < started + 0.5 or allowed < 2:  # on a busy machine a call may take as long
         allowed += (await limits.take("send", ada, capacity=1, refill_per_second=100)).allowed
-    assert 2 <= allowed <= (loop.time() - started) * 100 + 2
+    assert allowed <= (loop.time() - started) * 100 + 2
 
 
 async def test_full_bucket_has_no_key_in_redis(limits: RateLimits, connection: Connection, ada: str) -> None:

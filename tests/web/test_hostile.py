@@ -78,7 +78,11 @@ async def port(gateway: Gateway) -> AsyncIterator[int]:
 
 
 @given(texts=st.lists(hostile_frames(), max_size=20))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_connection_answers_or_closes_for_any_frame(
     hub: Hub, gateway: Gateway, port: int, caplog: pytest.LogCaptureFixture, ada: User, texts: list[str]
 ) -> None:
@@ -109,7 +113,11 @@ async def _exchange(client: Client, texts: list[str]) -> int | None:
 
 
 @given(text=hostile_frames())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_first_frame_may_be_anything(port: int, text: str) -> None:
     async with Client(port) as client:
         await client.send(text.encode("utf-8", "replace").decode())
