@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # Test files run in this many processes, each with its own servers. Tests spend much of their time waiting.
 WORKERS ?= 3
-# In the order of tests/conftest.py, which starts with slow files. xdist would start with the files of many tests.
+# In the order of tests/file_order.py: the files that take long first. xdist would start with the files of many tests.
 IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 # Without bytecode each process of the suite would compile all tests and packages again, which takes 10 s.

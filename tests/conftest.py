@@ -39,7 +39,7 @@ from rights import ROLE, as_redis_user, as_role, cheap_login, make_redis_users, 
 if TYPE_CHECKING:
     from secrecy.leaks import LeakSearch
 
-pytest_plugins = ["secrecy.leaks", "faults.figures"]
+pytest_plugins = ["secrecy.leaks", "faults.figures", "file_order"]
 
 # A shell that runs the suite in the background hands SIGINT down as ignored, and every process that a test starts
 # would inherit that.
@@ -94,28 +94,6 @@ SLOW = (
 )
 
 
-# Files that take long, though they have few tests. A worker gets whole files, so none of these may be the last.
-LONG = (
-    *(
-        "faults/",
-        "docs/",
-        "browser/",
-        "performance/",
-        "redis/test_cluster",
-        "redis/test_sentinel",
-        "services/test_idle",
-    ),
-    *("embedded/", "cli/", "backup/", "examples/", "tls/", "secrecy/", "javascript/", "sql/", "injection/"),
-    *("migrations/test_crashes", "history/test_crashes", "services/test_presence_faults", "services/test_changes"),
-    *(
-        "services/feed/test_outages",
-        "services/feed/test_state_machine",
-        "services/feed/test_real_log",
-        "test_testing",
-    ),
-)
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even read the slow files in `make test-fast`: all processes of the run read all files."""
     return True if config.option.markexpr == FAST and _is_of(collection_path, SLOW) else None
@@ -125,7 +103,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_of(item.path, SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not _is_of(item.path, LONG))
 
 
 def _is_of(path: Path, beginnings: tuple[str, ...]) -> bool:
