@@ -169,7 +169,12 @@ async def test_child_that_ends_as_a_program_does_leaves_everything_to_parent(set
         stderr=asyncio.subprocess.PIPE,
     )
     said, complained = await process.communicate()
-    assert (said, complained.decode()) == (b"unharmed\n", "")
+    assert said == b"unharmed\n"
+    if sys.version_info < (
+        3,
+        14,
+    ):  # later versions destroy the tasks of the parent when the child ends, and say so
+        assert complained.decode() == ""
 
 
 # Another event loop
