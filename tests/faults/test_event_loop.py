@@ -17,11 +17,14 @@ from faults.worker import Worker
 
 ROOMS, FOLLOWERS = (10_000, 2_000) if IS_FULL else (1_000, 200)
 
-# Rooms of which the first user is the only member, except that all users are in the first room.
+# Rooms with one entry, of which the first user is the only member, except that all users are in the first room.
 FILL = (
     f"""
-    INSERT INTO rooms (id, name)
-    SELECT overlay('00000000-0000-7000-8000-000000000000' PLACING lpad(to_hex(n), 12, '0') FROM 25)::uuid, 'room'
+    INSERT INTO rooms (last_seq, name, id)
+    SELECT
+        1,
+        'room',
+        overlay('00000000-0000-7000-8000-000000000000' PLACING lpad(to_hex(n), 12, '0') FROM 25)::uuid
     FROM generate_series(1, {ROOMS}) AS n
     """,
     f"""
@@ -37,6 +40,13 @@ FILL = (
     WHERE rooms.name = 'room'
         AND users.username LIKE 'crowd-%'
         AND (users.username = 'crowd-1' OR rooms.id = '{UUID(int=(7 << 76) | (2 << 62) | 1)}')
+    """,
+    """
+    INSERT INTO room_events (room_id, seq, kind, user_id)
+    SELECT room_id, 1, 'joined', user_id
+    FROM room_users
+    JOIN users ON users.id = room_users.user_id
+    WHERE users.username = 'crowd-1'
     """,
 )
 
