@@ -51,8 +51,8 @@ hypothesis_settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis_settings.register_profile("fast", hypothesis_settings.get_profile("patient"), max_examples=20)
 hypothesis_settings.load_profile("patient")
 
-# What a shell has set must not reach a test. Without bytecode, each of the many processes that tests start would
-# compile hubbub anew.
+# Variables that a shell has set must not reach a test. Without bytecode, each of the many processes that tests
+# start would compile hubbub again.
 SET_BY_SHELLS = ("DB_", "REDIS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 for name in [name for name in os.environ if name.startswith(SET_BY_SHELLS)]:
     del os.environ[name]
@@ -125,7 +125,7 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hubbub_servers(servers_folder: Path) -> Iterator[Settings]:
-    """Those of the plugin, in a folder that we know: the superuser's password is there."""
+    """The servers of the plugin, in a known folder: the superuser's password is there."""
     with serving(servers_folder) as settings:
         # The defaults of 2 s and 5 s are short for a machine that is busy with the other processes of the suite.
         postgres = replace(settings.postgres, connect_timeout_seconds=30)
@@ -155,7 +155,7 @@ async def servers(
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def template(servers: Settings, hubbub_template: Template, administrator: PostgresSettings) -> str:
-    """What a migrated database is copied from, as SQL: its name, and how."""
+    """The name of the migrated database that is copied, and the SQL that copies it."""
     await migrations.grant(replace(administrator, database=hubbub_template.settings.database), ROLE)
     return hubbub_template.as_sql
 

@@ -46,7 +46,7 @@ def rank(file: str, seconds: Mapping[str, float]) -> float:
 
 
 class FileOrder:
-    """Measures the files of this run, and knows those of the last one."""
+    """Measures the durations of the files of this run, and keeps those of the last one."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -64,7 +64,7 @@ class TimeSlice:
 
 
 async def in_slices(items: Sequence[T], action: Callable[[T], object], per_slice: int) -> None:
-    """Call `action` with each item. Between slices of so many items other tasks run.
+    """Call `action` with each item. Other tasks run after each slice of `per_slice` items.
 
     For actions that cost more in the next turn than in this one, so that a `TimeSlice` would not notice. If the
     caller is cancelled, the rest is done at once: no item is left out.
@@ -83,9 +83,9 @@ async def in_slices(items: Sequence[T], action: Callable[[T], object], per_slice
 
 
 async def in_portions(length: int, take: Callable[[slice], None], most: int) -> None:
-    """Call `take` with the parts of so many items, each of as many as take one time slice.
+    """Call `take` with the parts of `length` items in order. Other tasks run after `most` items or a time slice.
 
-    The first few show how long one takes. After `most` items, or a time slice, other tasks run.
+    The first part is small. The size of each other part follows from the time that the part before it took.
     """
     start, number, left, began = 0, min(FIRST_PORTION, most), most, perf_counter()
     while start < length:

@@ -145,7 +145,7 @@ async def test_process_that_is_connected_is_refused(recorded: PostgresSettings, 
 
 
 async def idle(hub: Hub) -> None:
-    """Wait until the process has no connection, so that no server knows of it."""
+    """Wait until the process has no connection, so that no server can see it."""
     await until(lambda: hub._pool.size == 0)
 
 
@@ -173,12 +173,12 @@ async def test_process_that_was_idle_refuses_calls_once_a_step_is_taken(
         )
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(error, Unavailable)
-            assert "start it anew" in error.reason
+            assert "restart it" in error.reason
             assert not error.retryable
             assert not error.outcome_unknown
         health = await hub.health()
         assert not health.ready
-        assert "start it anew" in str(health.postgres.reason)
+        assert "restart it" in str(health.postgres.reason)
         await distribution.distribute(recorded)  # the process has no connection, and opens none
     assert await rows(recorded, "SELECT last_seq FROM rooms") == [(1,)]
     assert await rows(recorded, "SELECT is_online FROM users") == [(False,)]
@@ -207,9 +207,9 @@ async def test_statement_on_a_connection_of_the_application_is_refused_once_room
         await idle(hub)
         await distribution.distribute(recorded)
         async with own.transaction():
-            with pytest.raises(Unavailable, match="start it anew"):
+            with pytest.raises(Unavailable, match="restart it"):
                 await chat.messages.send(room.id, ada, "after")
-            with pytest.raises(Unavailable, match="start it anew"):
+            with pytest.raises(Unavailable, match="restart it"):
                 await chat.room_users.add_many(room.id, [ada])
     await own.close()
     assert await rows(recorded, "SELECT content FROM messages") == [("before",)]

@@ -118,14 +118,14 @@ async def test_process_that_was_idle_refuses_calls_until_it_is_started_anew(
         await until(lambda: hub._pool.size == 0)
         await distribution.distribute(database, shards=8)
         for call in (hub.messages.send(room.id, ada.id, "after"), hub.users.set_online_many({ada.id: True})):
-            with pytest.raises(Unavailable, match="start it anew") as error:
+            with pytest.raises(Unavailable, match="restart it") as error:
                 await call
             assert not error.value.retryable
         async with Hub(replace(settings, postgres=database)) as started_anew:
             assert (await started_anew.messages.page(room.id)).items == [sent]
             assert not (await started_anew.users.get(ada.id)).is_online
             assert (await started_anew.messages.send(room.id, ada.id, "after")).seq == 3
-        with pytest.raises(Unavailable, match="start it anew"):
+        with pytest.raises(Unavailable, match="restart it"):
             await hub.users.get(ada.id)
 
 

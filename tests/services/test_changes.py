@@ -305,7 +305,7 @@ async def test_worker_that_has_lost_its_lease_hands_out_nothing_of_it(
 
 
 SET_BACK = "UPDATE hubbub_consumers SET leased_until = leased_until + interval '1 hour'"
-"""What the leases are to a clock that was set back by an hour."""
+"""Afterwards the leases are as they would be after the clock was set back by an hour."""
 
 
 async def test_part_that_is_free_is_taken_at_once_after_the_clock_was_set_back(
@@ -329,7 +329,7 @@ async def test_part_that_is_free_is_taken_at_once_after_the_clock_was_set_back(
 async def test_lease_is_shortened_to_its_length_after_the_clock_was_set_back(
     fast: Hub, ada: User, room: Room, owner: Connection
 ) -> None:
-    """That of a killed worker then ends soon, and one that lives renews it."""
+    """The lease of a killed worker then ends soon. A living worker renews its lease."""
 
     async def is_shortened() -> bool:
         return bool(await owner.fetchval(f"SELECT {ends_soon} FROM hubbub_consumers WHERE worker IS NOT NULL"))

@@ -177,7 +177,7 @@ async def test_no_steps_of_the_clock_lock_out_for_longer_than_one_refill(
         await set_back(by_ms)
         refused = await take()
         assert refused.retry_after_seconds <= 300
-        if not refused.allowed:  # wait as long as it says
+        if not refused.allowed:  # wait for the returned time
             await set_back(-1000 * refused.retry_after_seconds)
             assert (await take()).allowed
 

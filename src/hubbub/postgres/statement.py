@@ -62,7 +62,7 @@ def not_supported(what: str) -> Unavailable:
 
 def distributed_since() -> Unavailable:
     """The error of a process that has the statements of one server."""
-    reason = "rooms were distributed over nodes since this process was started: start it anew (docs/scale.md)"
+    reason = "rooms were distributed over nodes since this process was started: restart it (docs/scale.md)"
     return Unavailable("postgresql", reason, retryable=False)
 
 

@@ -185,8 +185,8 @@ async def rooms_of_another_program(pool: Pool, user: User, number: int) -> None:
 
 
 async def until_has_positions(feed: Follower, number: int) -> None:
-    """As soon as it has so many, in the middle of an update."""
-    while len(feed.positions) < number:  # noqa: ASYNC110 - it goes on in the same turn
+    """Return in the turn in which the feed has this many positions, in the middle of an update."""
+    while len(feed.positions) < number:  # noqa: ASYNC110 - the test continues in the same turn
         await asyncio.sleep(0)
 
 
