@@ -438,6 +438,25 @@ async def test_member_whose_account_is_being_deleted_cannot_be_added(
         await chat.room_users.add(room.id, bob)
 
 
+async def test_newest_page_is_the_page_before_the_end(chat: Hub) -> None:
+    """It has a shorter statement of its own, with and without a viewer."""
+    ada, eve = await _user(chat, "ada"), await _user(chat, "eve")
+    room = await chat.rooms.create("room", created_by=ada)
+    of_ada, of_eve = chat.as_user(ada).messages, chat.as_user(eve).messages
+    assert (await chat.messages.page(room.id)).items == (await of_ada.page(room.id)).items == []
+    for number in range(4):
+        last = await chat.messages.send(room.id, ada, f"message {number}")
+    for limit in (1, 3, 4, 5, 200):
+        newest = await chat.messages.page(room.id, limit=limit)
+        assert newest == await chat.messages.page(room.id, before=last.seq + 1, limit=limit)
+        assert newest == await of_ada.page(room.id, limit=limit)
+        assert newest.has_older is (limit < 4)
+    with pytest.raises(NotAMember):
+        await of_eve.page(room.id)
+    with pytest.raises(NotFound):
+        await chat.messages.page(uuid4())
+
+
 async def test_account_is_not_deleted_in_a_transaction(chat: Hub) -> None:
     """Its rooms are on several nodes, and each has a transaction of its own."""
     ada = await _user(chat, "ada")

@@ -141,6 +141,42 @@ PAGE_OF_VIEWERS = Statement(
     build=_Rows.build,
 )
 
+
+def _newest(selected: str) -> str:
+    """The SQL of the newest page, as the first half of `_page`.
+
+    Citus plans a statement in each call and sends it to the node as text. Half of it takes 0.6 of the time.
+    """
+    return f"""
+    SELECT {selected}
+    FROM (
+        SELECT {MESSAGE}
+        FROM messages
+        WHERE room_id = $1
+            AND {not_deleted("$1")}
+        ORDER BY seq DESC
+        LIMIT {_MOST}
+    ) AS newest
+    ORDER BY seq DESC
+    LIMIT $2
+    """
+
+
+# Where rooms are distributed.
+NEWEST_PAGE = Statement("messages.newest_page", Message, _newest(quickly_readable(Message)), build=_Rows.build)
+NEWEST_PAGE_OF_VIEWERS = Statement(
+    "messages.newest_page_of_viewers",
+    Message,
+    f"""
+    WITH {_VIEWERS.replace("$5", "$3")}
+    SELECT {_selected(_NO_MESSAGE)}
+    FROM viewers
+    UNION ALL
+    ({NEWEST_PAGE.sql.replace(not_deleted("$1"), _ANY_VIEWER)})
+    """,
+    build=_Rows.build,
+)
+
 ROOM_EXISTS = Statement(
     "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {not_deleted('$1')}"
 )
@@ -189,14 +225,23 @@ async def read_page_on_replica(
 async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> MessagePage:
     """The page. Raises: NotFound (no such room), NotAMember (the `viewer`, if there is one)."""
     room_id, pivot, older, newer = span
+    is_short = executor.is_distributed and pivot == NEWEST
     if viewer is not None:
-        seen = await executor.fetch_shared_by_each(
-            PAGE_OF_VIEWERS, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
-        )
+        if is_short:
+            seen = await executor.fetch_shared_by_each(
+                NEWEST_PAGE_OF_VIEWERS, room_id, older + 1, viewer, deadline=deadline
+            )
+        else:
+            seen = await executor.fetch_shared_by_each(
+                PAGE_OF_VIEWERS, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+            )
         if not seen or str(viewer) not in seen[0].content:
             raise NotAMember(room_id, viewer)
     else:
-        seen = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
+        if is_short:
+            seen = await executor.fetch_shared(NEWEST_PAGE, room_id, older + 1, deadline=deadline)
+        else:
+            seen = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
         if not seen:
             exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
             require(exists, NotFound, "room", room_id)
