@@ -10,14 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
+from weakref import WeakMethod
 
 import pytest
 
 import forking
 from children import in_child
-from hubbub import Hub, HubbubError, Passwords, Room, Settings, Unavailable, User
+from hubbub import Hub, HubbubError, Passwords, Room, Settings, Unavailable, User, forks
 from hubbub.passwords import LEAST_COST
-from hubbub.postgres import connect
+from hubbub.postgres import Pool, connect
+from hubbub.postgres.pool import Connections
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 warns of forks
 
@@ -158,6 +160,32 @@ async def test_garbage_in_child_leaves_connection_and_its_lock_to_parent(setting
     assert await in_child(drop) is None
     assert await held[0].fetchval("SELECT pg_advisory_unlock(77)") is True
     await held[0].close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # as an error it would keep asyncpg from closing
+async def test_connection_that_only_an_abandoned_pool_holds_is_left_to_parent(
+    hub: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the child the pool lets go of its idle connections, maybe before these have dead sockets."""
+
+    def is_of_pool(method: WeakMethod[Callable[[], None]]) -> bool:
+        return isinstance(getattr(method(), "__self__", None), Pool)
+
+    abandon = Connections.abandon
+
+    def abandon_and_collect(connections: Connections) -> None:
+        abandon(connections)
+        gc.collect()
+
+    monkeypatch.setattr(Connections, "abandon", abandon_and_collect)
+    monkeypatch.setattr(forks, "_abandoning", sorted(forks._abandoning, key=is_of_pool, reverse=True))
+
+    async def nothing() -> None:
+        pass
+
+    assert await in_child(nothing) is None
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        assert await hub.users.find_by_username("ada") == ada
 
 
 async def test_child_that_ends_as_a_program_does_leaves_everything_to_parent(settings: Settings) -> None:

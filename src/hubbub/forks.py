@@ -39,8 +39,11 @@ def abandon_in_child(abandon: Callable[[], None]) -> None:
 
 
 def _abandon_all() -> None:
-    for method in tuple(_abandoning):
-        if (abandon := method()) is not None:
+    # All stay alive until the last is abandoned. A pool drops its idle connections. One that is collected before
+    # it has a dead socket would remove the parent's socket from the epoll instance.
+    methods = [method() for method in tuple(_abandoning)]
+    for abandon in methods:
+        if abandon is not None:
             abandon()
 
 
