@@ -43,7 +43,6 @@ from hubbub.repositories.messages.send_many import (
     size_of,
 )
 from hubbub.repository import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
-from hubbub.scheduling import in_portions
 
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
@@ -134,12 +133,10 @@ class MessageWriter:
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, deadline=deadline)
-
-        def report(part: slice) -> None:
+        for first in range(0, len(messages), ANSWERS_PER_TURN):
             with ReportErrors("an action after a COMMIT"):
-                self._committed(messages[part])
-
-        await in_portions(len(messages), report, ANSWERS_PER_TURN)
+                self._committed(messages[first : first + ANSWERS_PER_TURN])
+            await asyncio.sleep(0)
         return messages
 
     def _end_call(self, call: asyncio.Task[list[Message]]) -> None:
