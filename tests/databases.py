@@ -39,8 +39,8 @@ EMPTY_ON_CITUS = tuple(
     )
 )
 
-# A change of a catalog adds a row of a newer transaction, or removes a row. The catalogs include the statistics of
-# ANALYZE, which would change the plans of the next test.
+# A change of a catalog adds a row of a newer transaction, or removes a row. VACUUM changes sizes in place. The
+# catalogs include the statistics of ANALYZE, which would change the plans of the next test.
 ROWS = (
     *(
         f"{catalog} WHERE {oid} >= 16384"  # smaller ids belong to PostgreSQL itself
@@ -58,6 +58,7 @@ OF_ROWS = ", ".join(f"(SELECT (count(*), max(xmin::text::bigint)) FROM {rows})" 
 STATE = f"""
     SELECT concat_ws(' ', {OF_ROWS})
         || (SELECT (datconnlimit, datacl) FROM pg_database WHERE datname = current_database())
+        || (SELECT (sum(relpages), sum(reltuples)) FROM pg_class WHERE oid >= 16384)
 """
 
 # A connection that was not closed or whose process outlives its test, or tables that a test has moved.

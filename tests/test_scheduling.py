@@ -3,20 +3,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
 
 from hubbub import scheduling
 from hubbub.scheduling import (
-    FIRST_PORTION,
     SLICE_SECONDS,
     TICK_SECONDS,
     EarliestTimer,
     OncePerTurn,
     Pace,
     TimeSlice,
-    in_portions,
     in_slices,
 )
 
@@ -182,24 +179,17 @@ async def test_actions_in_slices_are_all_done_at_once_when_the_caller_is_cancell
     assert done == list(range(100))
 
 
-@pytest.mark.parametrize("slice_seconds", [0.0, 0.004, 1e9])
-async def test_portions_are_all_items_in_order_and_at_most_as_many_as_a_turn_may_have(
-    monkeypatch: pytest.MonkeyPatch, slice_seconds: float
-) -> None:
-    monkeypatch.setattr(scheduling, "SLICE_SECONDS", slice_seconds)
-    for length in (0, 1, 8, 9, 50, 51, 173):
-        items, taken, in_turns = list(range(length)), list[int](), [0]
-        taking = asyncio.create_task(in_portions(length, lambda part: taken.extend(items[part]), 50))  # noqa: B023
-        while not taking.done():
-            await turn()
-            in_turns.append(len(taken))
-        assert taken == items
-        most = max(after - before for before, after in pairwise(in_turns)) if length else 0
-        if slice_seconds == 0:
-            assert most <= FIRST_PORTION
-        elif slice_seconds == 1e9:
-            assert most == min(length, 50)
-        assert most <= 50
+async def test_action_in_slices_that_raises_leaves_the_others_done() -> None:
+    done: list[int] = []
+
+    def act(number: int) -> None:
+        done.append(number)
+        if number == 2:
+            raise ValueError(number)
+
+    with pytest.raises(ValueError, match="2"):
+        await in_slices(range(5), act, 2)
+    assert done == [0, 1, 2, 3, 4]
 
 
 def test_garbage_is_collected_rarely_and_what_exists_is_left_out() -> None:

@@ -194,27 +194,6 @@ async def test_process_that_was_idle_goes_on_where_no_step_was_taken(
         assert (await hub.users.get(ada)).id == ada
 
 
-async def test_statement_on_a_connection_of_the_application_is_refused_once_rooms_are_distributed(
-    recorded: PostgresSettings, soon_idle: Settings
-) -> None:
-    own = await connect(recorded, server_settings={"application_name": "shop"})
-    async with Hub(soon_idle) as hub:
-        ada = await _user(hub, "ada")
-        room = await hub.rooms.create("room", created_by=ada)
-        chat = hub.on(own)
-        async with own.transaction():
-            await chat.messages.send(room.id, ada, "before")
-        await idle(hub)
-        await distribution.distribute(recorded)
-        async with own.transaction():
-            with pytest.raises(Unavailable, match="restart it"):
-                await chat.messages.send(room.id, ada, "after")
-            with pytest.raises(Unavailable, match="restart it"):
-                await chat.room_users.add_many(room.id, [ada])
-    await own.close()
-    assert await rows(recorded, "SELECT content FROM messages") == [("before",)]
-
-
 async def test_plan_waits_for_the_step_of_a_run_that_was_killed(recorded: PostgresSettings) -> None:
     killed, watcher = await connect(recorded), await connect(recorded)
     await killed.fetchval("SELECT pg_advisory_lock($1)", LOCK_KEY)

@@ -23,7 +23,7 @@ import asyncpg
 import msgspec
 
 from hubbub.errors import Invalid, Unavailable
-from hubbub.instrumentation import Instrumentation
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import Statement, schema_of
@@ -42,7 +42,6 @@ else:
     ApplicationConnection = object  # SQLAlchemy need not be installed
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 OTHER_KIND: Final = (
     "must be a connection of asyncpg, or an AsyncSession or AsyncConnection of SQLAlchemy on asyncpg"
@@ -210,13 +209,11 @@ class ApplicationTransaction(OpenTransaction):
         source: _Source,
         layout: str,
         deadline_seconds: float,
-        instrumentation: Instrumentation,
-        pool: Pool,
+        instrumentation: Instrumentation = SILENT,
     ) -> None:
         borrowed = cast(Connection, _BorrowedConnection(source, layout))
         super().__init__(borrowed, deadline_seconds, _SAVEPOINTS, None, instrumentation)
         self._source = source
-        self._pool = pool
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         rows = await super().fetch_all(statement, *args, deadline=deadline)
@@ -236,15 +233,8 @@ class ApplicationTransaction(OpenTransaction):
             await self._written()
         return number
 
-    async def _run(
-        self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
-    ) -> R:
-        await self._pool.check_distribution()
-        return await super()._run(name, call, deadline)
-
     @asynccontextmanager
     async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[OpenTransaction]:
-        await self._pool.check_distribution()
         async with super().transaction(deadline=deadline) as savepoint:
             yield savepoint
         await self._written()
@@ -278,7 +268,8 @@ class ByStatus(ApplicationTransaction):
         instrumentation: Instrumentation,
         pool: Pool,
     ) -> None:
-        super().__init__(source, layout, deadline_seconds, instrumentation, pool)
+        super().__init__(source, layout, deadline_seconds, instrumentation)
+        self._pool = pool
         self._id = ""
         self._pending: list[tuple[str, Callable[[], None]]] = []
         self._locks: dict[Hashable, tuple[str, asyncio.Task[object] | None]] = {}
@@ -330,8 +321,9 @@ class ByEvents(ApplicationTransaction):
         *,
         session: Session,
     ) -> None:
-        super().__init__(source, layout, deadline_seconds, instrumentation, pool)
+        super().__init__(source, layout, deadline_seconds, instrumentation)
         self._session = session
+        self._pool = pool
 
     def note_locked(self, key: Hashable) -> None:
         pending = _Pending.of(self._session)

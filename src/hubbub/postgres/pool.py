@@ -90,7 +90,7 @@ three connections a second from each process."""
 
 WAITS_FOR_ITSELF: Final = (
     "this task has a transaction open that has changed the same room, membership or account, or has stored the "
-    "same id or name, and would wait for its own COMMIT: call the transaction's own repositories, as in "
+    "same unique value, and would wait for its own COMMIT: call the transaction's own repositories, as in "
     "`tx.messages.send`, or call it after the COMMIT"
 )
 """The reason to refuse a change that would wait for the task that makes it."""
@@ -222,14 +222,6 @@ class Pool:
         `hubbub distribute` does not begin.
         """
         self._connections.is_distributed = is_distributed
-
-    async def check_distribution(self) -> None:
-        """For statements on a connection of the application's, of which `hubbub distribute` does not know.
-
-        Raises: Unavailable (rooms were distributed since the hub was started).
-        """
-        if self._connections.asks_first:
-            await self.open()
 
     def deadline(self) -> float:
         return now() + self._settings.deadline_seconds
@@ -600,6 +592,8 @@ class Connections:
                 seconds = self._settings.deadline_seconds
                 async with OpenTransaction.begin(connection, seconds, deadline) as executor:
                     is_refused = await self.is_distributed(executor)
+        except Unavailable as error:  # the caller's own statement was not sent
+            raise Unavailable("postgresql", error.reason, retryable=error.retryable) from error.__cause__
         finally:
             if is_refused:
                 connection.terminate()

@@ -303,7 +303,13 @@ class SubscriptionProtocol(RespProtocol):
     def _parse_on(self) -> None:
         self.received_at = self._loop.time()  # or the server would seem to have been silent since the last read
         self._transport.resume_reading()
-        self.parse()
+        is_parsed = False
+        try:
+            self.parse()
+            is_parsed = True
+        finally:
+            if not is_parsed:  # as the event loop does after an error in `buffer_updated`
+                self.drop(NOT_REDIS)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

@@ -57,7 +57,7 @@ from hubbub.models import Message, ResyncReason
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
-from hubbub.scheduling import OncePerTurn, Pace, TimeSlice
+from hubbub.scheduling import OncePerTurn, Pace
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 
@@ -254,7 +254,7 @@ class FollowedRooms:
                 while room.is_behind and room.positions:
                     await self._read_page(room)
             except NotFound:
-                await self._end_all(room)
+                self._end_all(room)
             except Unavailable as error:
                 logger.info("reading a log again at the next heartbeat, after: %s", error)
             finally:
@@ -353,7 +353,7 @@ class FollowedRooms:
             if room.rewinds == rewinds:
                 await self._compare_head(room, position, head)
         for room, _, _ in asked.values():
-            await self._end_all(room)
+            self._end_all(room)
 
     async def _compare_head(self, room: FollowedRoom, asked: Position, head: Head) -> None:
         """The log has to hold the entry that was taken here, also if more were taken meanwhile."""
@@ -363,7 +363,7 @@ class FollowedRooms:
             try:
                 await self._rewind(room)
             except NotFound:
-                await self._end_all(room)
+                self._end_all(room)
             return
         if room.position is asked and head.position is not None:
             room.confirm(head.position)
@@ -371,14 +371,11 @@ class FollowedRooms:
         if room.is_behind:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
 
-    async def _end_all(self, room: FollowedRoom) -> None:
-        """The room was deleted. A new room with its id, which followers may join meanwhile, starts afresh."""
+    def _end_all(self, room: FollowedRoom) -> None:
+        """The room was deleted. One step, so that nobody enters a new room with its id in between."""
         self._forget(room)
-        time_slice = TimeSlice()
         for followed in tuple(room.positions):
-            if followed in room.positions:  # else it has ended in a pause
-                followed.end_without_entry()
-                await time_slice.pause_if_due()
+            followed.end_without_entry()
 
 
 def part_of_round(number: int, heartbeats: int = ROUND_HEARTBEATS) -> int:
