@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from time import time_ns
 from typing import Any
@@ -110,8 +111,8 @@ async def traced(settings: Settings, traces: Traces) -> AsyncIterator[Hub]:
 async def test_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, traces: Traces) -> None:
     before = time_ns()
     with traces.tracer.start_as_current_span("GET /rooms") as request:
-        ada = await traced.users.create("ada@example.org", "ada", "not a hash")
-        await traced.rooms.create("engine-room", created_by=ada.id)
+        grace = await traced.users.create("grace@example.org", "grace", "not a hash")
+        await traced.rooms.create("engine-room", created_by=grace.id)
     [created] = traces.named("users.create")
     assert created.kind is SpanKind.CLIENT
     assert created.parent == request.get_span_context()
@@ -124,7 +125,7 @@ async def test_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, trac
         "db.query.summary": "users.create",
         "hubbub.outcome": "ok",
     }
-    assert all("ada" not in str(span.to_json()) for span in traces.of_hubbub)
+    assert not re.search("grace|engine-room", "".join(span.to_json() for span in traces.of_hubbub))
 
 
 async def test_refused_statement_is_not_an_error_and_a_late_one_is(

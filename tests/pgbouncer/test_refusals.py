@@ -91,6 +91,6 @@ async def test_migrations_refuse_to_run_through_the_pooler(
     started: Start, postgres_settings: PostgresSettings
 ) -> None:
     """The lock of a migration belongs to a session, and would stay in a session of the pooler."""
-    with pytest.raises(Unavailable, match="connect to PostgreSQL itself") as caught:
+    with pytest.raises(Unavailable, match="connect to PostgreSQL directly") as caught:
         await migrations.up(started().in_front_of(postgres_settings))
     assert not caught.value.retryable

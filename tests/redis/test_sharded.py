@@ -265,9 +265,11 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
                 number += 1
                 await connection.execute("PUBLISH", name, number, deadline_seconds=30)
             await until(lambda: received.numbers[-1] == number)
-            # A node without news of the failover may still name the former owner.
-            assert received.since(number - 100).no_number_is_missing_without_a_gap()
-            if failover != "planned":  # the second one covers messages that still went to the former owner
+            if failover == "planned":
+                # The former owner is a replica. It passes on what it still gets, which comes later than other messages.
+                await until(lambda: {*received.numbers} >= {*range(number - 100, number + 1)})
+            else:  # the second one covers messages that still went to the former owner
+                assert received.since(number - 100).no_number_is_missing_without_a_gap()
                 await until(lambda: received.gaps >= 2)
                 await until(lambda: new.gaps >= 2)  # the first one means that it is live
             if failover == "freeze":
