@@ -266,7 +266,7 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
                 await connection.execute("PUBLISH", name, number, deadline_seconds=30)
             await until(lambda: received.numbers[-1] == number)
             if failover == "planned":
-                # The former owner is a replica. It passes on what it still gets, which comes later than other messages.
+                # The former owner is a replica now. It passes on what it gets, which comes after other messages.
                 await until(lambda: {*received.numbers} >= {*range(number - 100, number + 1)})
             else:  # the second one covers messages that still went to the former owner
                 assert received.since(number - 100).no_number_is_missing_without_a_gap()
