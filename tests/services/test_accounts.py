@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import replace
@@ -530,7 +531,7 @@ async def test_password_hash_and_login_appear_in_no_log_or_error(
     assert "horse" not in everything
     assert "$2b$" not in everything
     assert "192.0.2.1" not in everything
-    assert not any("ada" in key for key in printed[-2:])
+    assert not any(re.search(r"\bada\b", key) for key in printed[-2:])  # it may be a part of a hash
 
 
 async def test_password_hash_login_and_address_are_not_sent_to_redis(
