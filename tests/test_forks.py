@@ -177,13 +177,13 @@ async def test_connection_that_only_an_abandoned_pool_holds_is_left_to_parent(
         abandon(connections)
         gc.collect()
 
-    monkeypatch.setattr(Connections, "abandon", abandon_and_collect)
-    monkeypatch.setattr(forks, "_abandoning", sorted(forks._abandoning, key=is_of_pool, reverse=True))
-
     async def nothing() -> None:
         pass
 
-    assert await in_child(nothing) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Connections, "abandon", abandon_and_collect)
+        patch.setattr(forks, "_abandoning", sorted(forks._abandoning, key=is_of_pool, reverse=True))
+        assert await in_child(nothing) is None
     async with asyncio.timeout(AT_ONCE_SECONDS):
         assert await hub.users.find_by_username("ada") == ada
 
