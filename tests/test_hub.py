@@ -504,13 +504,7 @@ async def test_change_of_hub_that_would_wait_for_own_transaction_is_refused_at_o
     ]
     for locks, call in cases:
         for lock in locks:
-            with suppress(Oops), described(lock, call):
-                async with hub.transaction() as tx:
-                    await lock(tx)
-                    with pytest.raises(Invalid, match="would wait for its own COMMIT"):
-                        async with asyncio.timeout(5):
-                            await call()
-                    raise Oops
+            await assert_refused_after(hub, lock, call)
     assert not hashed
     assert await hub.sessions.get_session(token) is not None
     assert (await hub.users.get(bob.id)).display_name is None
@@ -601,13 +595,7 @@ async def test_value_that_own_transaction_has_taken_is_refused_at_once(hub: Hub,
         (lambda tx: tx.rooms.direct(ada.id, bob.id), lambda: hub.rooms.direct(bob.id, ada.id)),
     ]
     for lock, call in cases:
-        with suppress(Oops), described(lock, call):
-            async with hub.transaction() as tx:
-                await lock(tx)
-                with pytest.raises(Invalid, match="would wait for its own COMMIT"):
-                    async with asyncio.timeout(5):
-                        await call()
-                raise Oops
+        await assert_refused_after(hub, lock, call)
 
 
 async def test_value_that_own_transaction_has_not_taken_is_free_or_a_conflict(
@@ -650,6 +638,17 @@ async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_che
     credentials = await hub.users.find_credentials("ada")
     assert credentials is not None
     assert credentials.password_hash == cheap
+
+
+async def assert_refused_after(hub: Hub, lock: Lock, call: Call) -> None:
+    """The call is refused at once in a transaction that has changed what it would wait for. All is rolled back."""
+    with suppress(Oops), described(lock, call):
+        async with hub.transaction() as tx:
+            await lock(tx)
+            with pytest.raises(Invalid, match="would wait for its own COMMIT"):
+                async with asyncio.timeout(5):
+                    await call()
+            raise Oops
 
 
 @contextmanager

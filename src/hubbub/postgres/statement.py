@@ -132,8 +132,16 @@ class Statement(Generic[T_co]):
     """
 
     __slots__ = (
-        *("build", "distributed", "in_layout", "is_built_in_slices", "locks_room", "model", "name", "repeatable"),
-        *("sql", "writes"),
+        "build",
+        "distributed",
+        "in_layout",
+        "is_built_in_slices",
+        "locks_room",
+        "model",
+        "name",
+        "repeatable",
+        "sql",
+        "writes",
     )
 
     def __init__(
