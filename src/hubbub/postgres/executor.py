@@ -18,7 +18,7 @@ def key_of_account(user_id: UUID) -> Hashable:
 
 
 def key_of_value(column: str, value: object) -> Hashable:
-    """The key of a value that is unique, for `Executor.note_locked`: until the COMMIT nobody else can store it."""
+    """The key of a unique value, for `Executor.note_locked`. Others wait for the COMMIT to store it."""
     return column, str(value)
 
 

@@ -372,7 +372,7 @@ class FollowedRooms:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
 
     def _end_all(self, room: FollowedRoom) -> None:
-        """The room was deleted. One step, so that nobody enters a new room with its id in between."""
+        """The room was deleted. In one step, so that no follower enters a new room with its id in between."""
         self._forget(room)
         for followed in tuple(room.positions):
             followed.end_without_entry()
