@@ -124,7 +124,7 @@ def test_lines_of_the_richer_form_are_refused_or_read_as_plain_ones() -> None:
         "UPDATE messages SET user_id = NULL WHERE seq = 3",
         "DELETE FROM messages WHERE seq = 3",
         "DELETE FROM messages WHERE seq = (SELECT max(seq) FROM messages)",
-        "UPDATE messages SET seq = CASE seq WHEN 3 THEN 900 ELSE 3 END WHERE seq IN (3, 4)",
+        "UPDATE messages SET seq = 900 WHERE seq = 3; UPDATE messages SET seq = 3 WHERE seq = 4",
         """
         INSERT INTO messages (room_id, seq, user_id, content)
         SELECT room_id, 900, user_id, content FROM messages WHERE seq = 3
