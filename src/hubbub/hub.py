@@ -15,6 +15,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.acting_user import ActingUser
+from hubbub.author_marks import AuthorMarks
 from hubbub.background import wrong_event_loop
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
@@ -80,15 +81,16 @@ class Repositories:
         changes: ChangeBatcher | None = None,
         marks: ChangeBatcher | None = None,
         *,
+        author_marks: AuthorMarks | None = None,
         replicas: Replicas | None = None,
     ) -> None:
         self._executor = executor
         self._on_commit = on_commit
         self._users = Users(executor, on_commit)
-        self._rooms = Rooms(executor, on_commit, changes)
-        self._room_users = RoomUsers(executor, on_commit, changes)
+        self._rooms = Rooms(executor, on_commit, changes, author_marks)
+        self._room_users = RoomUsers(executor, on_commit, changes, author_marks)
         self._messages = Messages(executor, on_commit, writer, changes, replicas=replicas)
-        self._receipts = ReadReceipts(executor, on_commit, marks)
+        self._receipts = ReadReceipts(executor, on_commit, marks, author_marks)
 
     @property
     def users(self) -> Users:
@@ -228,6 +230,9 @@ class Options:
     at most this long for an event that was not announced through Redis."""
     follow_at_most_behind: int = 10_000
     """Entries of a room's log. A follower whose cursor is further behind gets a `Resync`."""
+    mark_read_on_send: bool = True
+    """Whether a member who sends a message has read the room up to it. It is marked within a second. False: only
+    `receipts.mark_read` marks, as for an application that sends in the name of users who do not see the room."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -291,7 +296,16 @@ class Hub(Repositories):
         )
         replicas = [Pool(replica, instrumentation, keeps_standby=True) for replica in settings.replicas]
         self._replicas = Replicas(pool, replicas, self._followed_seq) if replicas else None
-        super().__init__(pool, self._commits, self._writer, self._changes, self._marks, replicas=self._replicas)
+        self._author_marks = AuthorMarks(lambda room, user, seq: self.receipts.mark_read(room, user, up_to=seq))
+        super().__init__(
+            pool,
+            self._commits,
+            self._writer,
+            self._changes,
+            self._marks,
+            author_marks=self._author_marks,
+            replicas=self._replicas,
+        )
         connection = self._connection = connection_to(settings.redis, instrumentation=instrumentation)
         subscriptions = self._subscriptions = subscriptions_to(
             settings.redis, connection, instrumentation=instrumentation
@@ -346,6 +360,8 @@ class Hub(Repositories):
         self._feed.register(self._commits)
         self.changes._register(self._commits)
         self.typing._register(self._commits)
+        if options.mark_read_on_send:
+            self._author_marks.register(self._commits)
         self._limits = RateLimits(connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
@@ -419,9 +435,10 @@ class Hub(Repositories):
             stack.push_async_callback(self._pool.close)
             if self._replicas is not None:
                 stack.push_async_callback(self._replicas.close)
+            stack.push_async_callback(self._marks.drain)
+            stack.push_async_callback(self._author_marks.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._changes.drain)
-            stack.push_async_callback(self._marks.drain)
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)
@@ -439,6 +456,7 @@ class Hub(Repositories):
             stack.callback(self.changes._close)
             await self._feed.load_key()
             self._feed.start()
+            self._author_marks.start()
             if self._replicas is not None:
                 self._replicas.start()
             pool = self._pool

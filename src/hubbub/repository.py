@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from hubbub import inputs
+from hubbub.author_marks import AuthorMarks
 from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
 from hubbub.commits import (
     Change,
@@ -235,12 +236,17 @@ class Repository:
     """Runs statements on an executor, and reports each change after its COMMIT."""
 
     def __init__(
-        self, executor: Executor, on_commit: OnCommit = ignore, changes: ChangeBatcher | None = None
+        self,
+        executor: Executor,
+        on_commit: OnCommit = ignore,
+        changes: ChangeBatcher | None = None,
+        author_marks: AuthorMarks | None = None,
     ) -> None:
         """With `changes`, concurrent changes of rooms share statements. Without them, each has its own."""
         self._executor = executor
         self._on_commit = on_commit
         self._changes = changes
+        self._author_marks = author_marks
 
     def _changed(self, change: Change, *, locks: bool = True) -> None:
         """Report the change. `locks` is False where it may have been made before, and now no row was changed."""
@@ -262,6 +268,14 @@ class Repository:
         if locked:
             related = (key for key in locked if key == of or (isinstance(key, tuple) and of in key))
             await self._executor.check_not_locked_by_caller(*keys, *related)
+
+    async def _settle_marks(self, *, room_id: UUID | None = None, user_id: UUID | None = None) -> None:
+        """Before watermarks are read: make those marks of authors that wait in this process.
+
+        Not in the task of a transaction, which may have locked these memberships.
+        """
+        if self._author_marks is not None and not self._executor.locked_by_caller():
+            await self._author_marks.settle(room_id=room_id, user_id=user_id)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

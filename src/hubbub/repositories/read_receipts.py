@@ -299,6 +299,9 @@ class ReadReceipts(Repository, Renamed):
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline, watermark = self._executor.deadline(), from_seq
         await self._check_not_locked((room_id, user_id))
+        if self._author_marks is not None:
+            await self._settle_marks(room_id=room_id, user_id=user_id)  # a mark that comes later would undo this
+            self._author_marks.forget(room_id, user_id)
         while watermark >= from_seq:
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
@@ -381,6 +384,7 @@ class ReadReceipts(Repository, Renamed):
         viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._READERS_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
+        await self._settle_marks(room_id=room_id)
         if room_id is None and self._executor.is_distributed:
             found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
             room_id, _ = require(found, NotFound, "message", message_id)
@@ -426,7 +430,9 @@ class ReadReceipts(Repository, Renamed):
         the newest 5,000 of the room.
         """
         cap = inputs.limit(cap, longest=1_000, field="cap")
-        rows = await self._executor.fetch_all(self._UNREAD_COUNTS, inputs.uuid("user_id", user_id), cap)
+        user_id = inputs.uuid("user_id", user_id)
+        await self._settle_marks(user_id=user_id)
+        rows = await self._executor.fetch_all(self._UNREAD_COUNTS, user_id, cap)
         return dict(rows)
 
     _UNREAD_COUNT_SQL = f"""
@@ -448,5 +454,6 @@ class ReadReceipts(Repository, Renamed):
         """How many messages of the room are unread, counted as in `unread_counts`. Raises: NotAMember."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         cap = inputs.limit(cap, longest=1_000, field="cap")
+        await self._settle_marks(room_id=room_id, user_id=user_id)
         count = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
         return require(count, NotAMember, room_id, user_id)
