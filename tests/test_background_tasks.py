@@ -37,6 +37,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'reading the slots of the cluster'",
         lambda hub: ClusterConnection(replace(hub.settings.redis, cluster=True))._reading,
     ),
+    ("author_marks.py", "'marking rooms as read for authors'", lambda hub: hub._author_marks._marking),
     ("services/feed/__init__.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
     (
         "services/feed/followers.py",

@@ -16,7 +16,7 @@ from hubbub.errors import NotAMember, Unavailable
 MARK_AFTER_SECONDS: Final = 1.0
 """An author who sends ten messages in this time gets one mark. The other devices of the user see it this late."""
 MOST_KNOWN: Final = 10_000
-"""Memberships whose watermark is known: 2 MB. The next message of another one gets a mark, needed or not."""
+"""Memberships whose watermark is known: 4 MB. The next message of another one gets a mark, needed or not."""
 LONGEST_WAIT_SECONDS: Final = 1.0
 """How long a read, or `close`, waits for marks. The membership may be locked, or the server gone."""
 
@@ -36,7 +36,7 @@ class AuthorMarks:
     def __init__(self, mark_read: MarkRead) -> None:
         """`mark_read` is called with the room, the user and the seq."""
         self._mark_read = mark_read
-        self._known: dict[Key, int] = {}  # the seq up to which the user has read, the least recent first
+        self._known: dict[Key, int] = {}  # the seq up to which the user has read, the least recent one first
         self._waiting: dict[Key, int] = {}
         self._in_flight: dict[asyncio.Task[None], Key] = {}
         self._marking = BackgroundTask("marking rooms as read for authors", self._mark_all, finish=self.settle)
@@ -64,7 +64,7 @@ class AuthorMarks:
             return
 
         def concerns(key: Key) -> bool:
-            return room_id in {None, key[0]} and user_id in {None, key[1]}
+            return (room_id is None or room_id == key[0]) and (user_id is None or user_id == key[1])
 
         for key in [key for key in self._waiting if concerns(key)]:
             self._begin(key)
@@ -82,11 +82,9 @@ class AuthorMarks:
             if message.user_id is None:
                 continue  # the account was deleted before a retry found the message
             key = message.room_id, message.user_id
-            before = self._known.get(key, 0)
-            if message.seq > before:
-                self._know(key, message.seq)
-                if message.seq > before + 1:
-                    self._waiting[key] = message.seq
+            if key in self._waiting or message.seq - self._known.get(key, 0) not in {0, 1}:
+                self._waiting[key] = max(message.seq, self._waiting.get(key, 0))
+            self._know(key, message.seq)
         if self._waiting:
             self._marking.wake()
 

@@ -54,7 +54,10 @@ class Watermark(NamedTuple):
 
 
 class ReadReceipts(Repository, Renamed):
-    """Reading state. A member who joined before a message has read it when `last_read_seq` is at least its seq."""
+    """Reading state. A member who joined before a message has read it when `last_read_seq` is at least its seq.
+
+    A hub also marks the room as read for the author of a message (`messages.send`).
+    """
 
     _FORMER_NAMES: ClassVar = {"who_read": "readers"}
 

@@ -149,8 +149,8 @@ class Messages(Repository):
         deleted or not. `metadata` is a JSON object of the application's, of at most 8 KiB and 32 levels. A retry
         does not compare it, and keeps that of the first send.
 
-        A send marks nothing as read, as it may come from a bot or from an answer in a notification. A client that
-        shows the room calls `receipts.mark_read` up to the `seq` of the message.
+        The author has read the room up to the message: it is marked within a second, and before this process reads
+        unread counts, readers or lists of rooms. With `Options(mark_read_on_send=False)` it is not.
 
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
         moment), Conflict (the id was used with other content, room, author, type or `reply_to`). Content is not
