@@ -27,7 +27,7 @@ from citus import cluster as citus
 from citus.cluster import Cluster
 from commands import ON_CITUS, execute
 from databases import EMPTY_ON_CITUS, Databases
-from hubbub import Hub, PostgresSettings, Settings, migrations
+from hubbub import Hub, PostgresSettings, Settings, author_marks, migrations
 from hubbub.migrations import distribution
 from hubbub.models import Room, User
 from hubbub.postgres import Pool, connect
@@ -35,6 +35,7 @@ from hubbub.testing import Template, serving
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
 from rights import ROLE, as_redis_user, as_role, cheap_login, make_redis_users, role, superuser
+from waiting import HANGS_AFTER_SECONDS
 
 if TYPE_CHECKING:
     from secrecy.leaks import LeakSearch
@@ -276,6 +277,13 @@ async def pool(settings: Settings, database_on_citus: PostgresSettings | None) -
 async def hub(settings: Settings) -> AsyncIterator[Hub]:
     async with Hub(settings) as hub:
         yield hub
+
+
+@pytest.fixture
+def marks_are_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads wait for the read marks of authors until their deadline: on a busy machine, a second is too short."""
+    monkeypatch.setattr(author_marks, "LONGEST_WAIT_SECONDS", HANGS_AFTER_SECONDS)
+    monkeypatch.setattr(author_marks, "PART_OF_TIME_LEFT", 1)
 
 
 @pytest.fixture

@@ -11,12 +11,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Hub, NewMessage, NotAMember, Options, Room, Settings, Unavailable, User
+from hubbub import author_marks as module
 from hubbub.author_marks import MOST_KNOWN, AuthorMarks
-from hubbub.commits import Commits, MessagesSent, ReadMarkMoved
+from hubbub.commits import Commits, MessagesSent, ReadMarkMoved, RoomRewound
 from hubbub.events import ReadMarkChanged
 from hubbub.models import Message, MessageType
 from hubbub.postgres import connect
-from waiting import until, until_it_answers
+from reports import reports
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
+
+pytestmark = pytest.mark.usefixtures("marks_are_awaited")
 
 Mark = tuple[UUID, UUID, int]
 
@@ -65,6 +69,11 @@ def sent(room_id: UUID, user_id: UUID | None, *seqs: int) -> MessagesSent:
 
 
 ROOM, OTHER, ADA, BOB = uuid4(), uuid4(), uuid4(), uuid4()
+
+
+def later() -> float:
+    """A deadline that no test reaches."""
+    return asyncio.get_running_loop().time() + HANGS_AFTER_SECONDS
 
 
 @pytest.fixture
@@ -158,20 +167,25 @@ async def test_read_in_a_transaction_does_not_wait_for_a_membership_that_it_has_
     async with hub.transaction() as transaction:
         await transaction.receipts.mark_read(room.id, bob.id, up_to=question.seq)
         await hub.receipts.unread_count(room.id, bob.id)
+        assert not hub._author_marks._tasks
     assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 
-async def test_read_waits_a_second_for_a_membership_that_another_connection_has_locked(
-    hub: Hub, settings: Settings, bob: User, room: Room, question: Message
+async def test_read_does_not_wait_for_long_for_a_membership_that_another_connection_has_locked(
+    hub: Hub, settings: Settings, bob: User, room: Room, question: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.1)
     holder = await connect(settings.postgres)
-    async with holder.transaction():
-        await holder.execute(
-            "SELECT 1 FROM room_users WHERE room_id = $1 AND user_id = $2 FOR UPDATE", room.id, bob.id
-        )
-        answer = await hub.messages.send(room.id, bob.id, "yes")  # does not wait at all
-        assert await hub.receipts.unread_count(room.id, bob.id) == 1
-    await holder.close()
+    try:
+        async with holder.transaction():
+            await holder.execute(
+                "SELECT 1 FROM room_users WHERE room_id = $1 AND user_id = $2 FOR UPDATE", room.id, bob.id
+            )
+            answer = await hub.messages.send(room.id, bob.id, "yes")  # does not wait at all
+            assert await hub.receipts.unread_count(room.id, bob.id) == 1
+            assert len((await hub.room_users.members(room.id)).items) == 2
+    finally:
+        await holder.close()
     await until_marked(hub, room, bob, answer.seq)
 
 
@@ -193,10 +207,16 @@ async def test_close_makes_the_marks_that_wait(
     assert await watermark(hub, room, bob) == answer.seq
 
 
-async def test_author_who_has_left_gets_no_mark(hub: Hub, bob: User, room: Room, question: Message) -> None:
-    await hub.messages.send(room.id, bob.id, "bye")
-    await hub.room_users.remove(room.id, bob.id)
-    assert (await hub.receipts.readers(question.id)).items == []
+async def test_author_who_has_left_gets_no_mark_and_no_report(
+    hub: Hub, bob: User, room: Room, question: Message
+) -> None:
+    with reports() as reported:
+        await hub.messages.send(room.id, bob.id, "bye")
+        await hub.room_users.remove(room.id, bob.id)
+        await hub.receipts.readers(question.id)
+        await until(lambda: not hub._author_marks._tasks)
+    assert not hub._author_marks.has_pending()
+    assert reported == []
 
 
 async def test_application_may_do_without(
@@ -221,14 +241,14 @@ async def test_message_that_follows_the_previous_one_or_a_read_mark_needs_no_mar
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
     commits(sent(ROOM, ADA, 5, 6))
-    await author_marks.settle()
+    await author_marks.settle(user_id=ADA, deadline=later())
     commits(sent(ROOM, ADA, 7))
     commits(sent(ROOM, ADA, 7))  # found by a retry
     commits(ReadMarkMoved(ROOM, ADA, 5, True))  # the mark of the first one, announced late
     commits(sent(ROOM, ADA, 8))
     commits(ReadMarkMoved(ROOM, ADA, 20, True))
     commits(sent(ROOM, ADA, 21))
-    await author_marks.settle()
+    await author_marks.settle(user_id=ADA, deadline=later())
     assert marks.made == [(ROOM, ADA, 6)]
 
 
@@ -238,18 +258,22 @@ async def test_read_mark_of_the_user_takes_the_place_of_one_that_waits(
     commits(sent(ROOM, ADA, 5))
     commits(sent(ROOM, BOB, 6))
     commits(ReadMarkMoved(ROOM, ADA, 6, True))
-    await author_marks.settle()
+    await author_marks.settle(room_id=ROOM, deadline=later())
     assert marks.made == [(ROOM, BOB, 6)]
+    assert not author_marks.has_pending()
 
 
 async def test_room_whose_log_went_back_is_marked_again(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
     commits(sent(ROOM, ADA, 900))
-    await author_marks.settle()
+    await author_marks.settle(user_id=ADA, deadline=later())
     commits(sent(ROOM, ADA, 7))
-    await author_marks.settle()
-    assert marks.made == [(ROOM, ADA, 900), (ROOM, ADA, 7)]
+    await author_marks.settle(user_id=ADA, deadline=later())
+    commits(RoomRewound(ROOM))
+    commits(sent(ROOM, ADA, 8))
+    await author_marks.settle(user_id=ADA, deadline=later())
+    assert marks.made == [(ROOM, ADA, 900), (ROOM, ADA, 7), (ROOM, ADA, 8)]
 
 
 async def test_only_marks_that_a_read_concerns_are_made_before_it(
@@ -258,53 +282,69 @@ async def test_only_marks_that_a_read_concerns_are_made_before_it(
     for room_id in (ROOM, OTHER):
         for user_id in (ADA, BOB):
             commits(sent(room_id, user_id, 5))
-    await author_marks.settle(room_id=ROOM, user_id=ADA)
+    await author_marks.settle(room_id=ROOM, user_id=ADA, deadline=later())
     assert marks.made == [(ROOM, ADA, 5)]
-    await author_marks.settle(user_id=ADA)
+    await author_marks.settle(user_id=ADA, deadline=later())
     assert marks.made[1:] == [(OTHER, ADA, 5)]
-    await author_marks.settle(room_id=ROOM)
+    await author_marks.settle(room_id=ROOM, deadline=later())
     assert marks.made[2:] == [(ROOM, BOB, 5)]
 
 
-async def test_mark_is_made_once_the_server_is_back(
-    author_marks: AuthorMarks, commits: Commits, marks: Marks
-) -> None:
-    marks.failures = [Unavailable("postgresql", "is gone"), Unavailable("postgresql", "is gone")]
-    commits(sent(ROOM, ADA, 5))
-    await author_marks.settle()
-    await until(lambda: bool(marks.made))
-    assert marks.made == [(ROOM, ADA, 5)]
-
-
-async def test_newer_message_is_not_replaced_by_a_mark_that_failed(
+async def test_read_waits_for_the_newest_of_two_marks_in_flight(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
     marks.may_answer.clear()
-    marks.failures = [Unavailable("postgresql", "is gone")]
     commits(sent(ROOM, ADA, 5))
-    settling = asyncio.create_task(author_marks.settle())
-    await asyncio.sleep(0)
+    first = asyncio.create_task(author_marks.settle(user_id=ADA, deadline=later()))
+    await until(lambda: bool(author_marks._tasks))
     commits(sent(ROOM, ADA, 9))
+    second = asyncio.create_task(author_marks.settle(user_id=ADA, deadline=later()))
+    await until(lambda: len(author_marks._tasks) == 2)
     marks.may_answer.set()
-    await settling
-    await until(lambda: bool(marks.made))
-    assert marks.made == [(ROOM, ADA, 9)]
+    await asyncio.gather(first, second)
+    assert marks.made == [(ROOM, ADA, 5), (ROOM, ADA, 9)]
+    assert not author_marks.has_pending()
 
 
-async def test_membership_that_ended_and_an_author_who_was_deleted_get_no_mark(
+@pytest.mark.parametrize("failure", [Unavailable("postgresql", "is gone"), NotAMember(ROOM, ADA)])
+async def test_mark_that_failed_is_not_repeated_and_the_next_message_is_marked(
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, failure: Exception
+) -> None:
+    marks.failures = [failure]
+    commits(sent(ROOM, ADA, 5))
+    with reports() as reported:
+        await author_marks.settle(user_id=ADA, deadline=later())
+    assert (marks.made, reported) == ([], [])
+    assert not author_marks.has_pending()
+    commits(sent(ROOM, ADA, 6))
+    await author_marks.settle(user_id=ADA, deadline=later())
+    assert marks.made == [(ROOM, ADA, 6)]
+
+
+async def test_author_whose_account_was_deleted_gets_no_mark(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
-    marks.failures = [NotAMember(ROOM, ADA)]
-    commits(sent(ROOM, ADA, 5))
     commits(sent(ROOM, None, 6))
-    await author_marks.settle()
-    await author_marks.settle()
-    assert (marks.made, marks.failures) == ([], [])
+    assert not author_marks.has_pending()
+
+
+async def test_read_in_another_event_loop_does_not_wait(
+    author_marks: AuthorMarks, commits: Commits, marks: Marks
+) -> None:
+    async def read() -> None:
+        await author_marks.settle(user_id=ADA, deadline=later())
+
+    marks.may_answer.clear()
+    commits(sent(ROOM, ADA, 5))
+    await asyncio.to_thread(asyncio.run, read())
+    assert author_marks.has_pending()
+    assert not author_marks._tasks
 
 
 async def test_close_does_not_wait_for_a_server_that_is_silent(
-    author_marks: AuthorMarks, commits: Commits, marks: Marks
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.1)
     marks.may_answer.clear()
     commits(sent(ROOM, ADA, 5))
     before = asyncio.all_tasks()
@@ -317,3 +357,4 @@ async def test_memory_is_bounded(author_marks: AuthorMarks, commits: Commits) ->
     for _ in range(MOST_KNOWN + 10):
         commits(sent(uuid4(), ADA, 1))
     assert len(author_marks._known) == MOST_KNOWN
+    assert not author_marks.has_pending()

@@ -79,6 +79,12 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
+async def hub(settings: Settings) -> AsyncIterator[Hub]:
+    async with Hub(settings, options=Options(mark_read_on_send=False)) as hub:
+        yield hub
+
+
+@pytest.fixture
 def announced(hub: Hub) -> list[str]:
     """The announced messages, by content, and the announced read marks and profiles."""
     contents: list[str] = []

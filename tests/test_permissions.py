@@ -114,10 +114,10 @@ async def make_scene(hub: Hub, pool: Pool, kind: str, actor_is: str) -> Scene:
         await hub.room_users.add(room.id, people["moderator"].id, Role.MODERATOR)
         await hub.room_users.add(room.id, people["member"].id)
         await hub.room_users.add(room.id, actor.id, ROLES.get(actor_is, Role.MEMBER))
-    others = await hub.messages.send(room.id, people["member"].id, "of a member")
     own = None
     if await hub.room_users.is_member(room.id, actor.id):
         own = await hub.messages.send(room.id, actor.id, "of the actor")
+    others = await hub.messages.send(room.id, people["member"].id, "of a member")  # unread by the actor
     token = await hub.sessions.create_session(actor.id)
     token_of_other = await hub.sessions.create_session(people["member"].id)
     if actor_is == "other user" and own is not None:

@@ -10,15 +10,20 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from hubbub.background import BackgroundTask, ReportErrors
-from hubbub.commits import Commits, MessagesSent, ReadMarkMoved
+from hubbub.commits import Commits, MessagesSent, ReadMarkMoved, RoomRewound
 from hubbub.errors import NotAMember, Unavailable
+from hubbub.scheduling import in_slices
 
 MARK_AFTER_SECONDS: Final = 1.0
 """An author who sends ten messages in this time gets one mark. The other devices of the user see it this late."""
 MOST_KNOWN: Final = 10_000
 """Memberships whose watermark is known: 4 MB. The next message of another one gets a mark, needed or not."""
+MARKS_PER_TURN: Final = 100
+"""Of the event loop, each as a task: about 3 ms."""
 LONGEST_WAIT_SECONDS: Final = 1.0
 """How long a read, or `close`, waits for marks. The membership may be locked, or the server gone."""
+PART_OF_TIME_LEFT: Final = 8
+"""A read waits no longer than this part of the time until its deadline, so that it still has time for itself."""
 
 Key: TypeAlias = tuple[UUID, UUID]
 """The room and the user of a membership."""
@@ -30,7 +35,8 @@ class AuthorMarks:
 
     A send does not wait for its mark, and does not write the membership itself: 200 senders in one room would get
     0.76 of their rate (docs/decisions.md). A message that follows the author's previous one, or the author's read
-    mark, needs no mark. Marks that wait when the process is killed are lost.
+    mark, needs no mark. A mark that fails, or waits when the process is killed, is not repeated: the next message
+    of the author, or its client, marks more.
     """
 
     def __init__(self, mark_read: MarkRead) -> None:
@@ -38,41 +44,47 @@ class AuthorMarks:
         self._mark_read = mark_read
         self._known: dict[Key, int] = {}  # the seq up to which the user has read, the least recent one first
         self._waiting: dict[Key, int] = {}
-        self._in_flight: dict[asyncio.Task[None], Key] = {}
-        self._marking = BackgroundTask("marking rooms as read for authors", self._mark_all, finish=self.settle)
+        self._in_flight: dict[Key, asyncio.Task[None]] = {}  # the newest of each, which ends last
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: dict[UUID, set[Key]] = {}  # those that wait or are in flight, by room and by user
+        self._marking = BackgroundTask("marking rooms as read for authors", self._mark_all, finish=self._finish)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, commits: Commits) -> None:
-        """Mark for the messages that are committed from now on."""
+        """Mark for the messages that are committed from now on, once it is started."""
         commits.on(MessagesSent, self._sent)
         commits.on(ReadMarkMoved, self._moved)
+        commits.on(RoomRewound, self._rewound)
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._marking.start()
 
     async def close(self) -> None:
         """Make the marks that wait, if that takes no longer than a second."""
         await self._marking.close()
-        for mark in list(self._in_flight):
-            mark.cancel()
+        for task in list(self._tasks):
+            task.cancel()
 
-    async def settle(self, *, room_id: UUID | None = None, user_id: UUID | None = None) -> None:
-        """Make the marks that wait in this process: those of the room, of the user, of both, or all.
+    def has_pending(self) -> bool:
+        """Whether a mark waits or is in flight, in the event loop that this runs in."""
+        return bool(self._pending) and self._loop is asyncio.get_running_loop() and self._marking.is_running
 
-        Returns after a second at the latest.
+    async def settle(self, *, room_id: UUID | None = None, user_id: UUID | None = None, deadline: float) -> None:
+        """Make the marks of a room, of a user, or of a membership, that wait in this process.
+
+        Returns after a second at the latest, and after an eighth of the time until the deadline.
         """
-        if not self._waiting and not self._in_flight:
+        if not self.has_pending():
             return
-
-        def concerns(key: Key) -> bool:
-            return (room_id is None or room_id == key[0]) and (user_id is None or user_id == key[1])
-
-        for key in [key for key in self._waiting if concerns(key)]:
-            self._begin(key)
-        if marks := [mark for mark, key in self._in_flight.items() if concerns(key)]:
-            await asyncio.wait(marks, timeout=LONGEST_WAIT_SECONDS)
+        keys = set.intersection(*(self._pending.get(id, set()) for id in (room_id, user_id) if id is not None))
+        await in_slices([*keys], self._begin, MARKS_PER_TURN)
+        if tasks := [self._in_flight[key] for key in keys if key in self._in_flight]:
+            left = (deadline - asyncio.get_running_loop().time()) / PART_OF_TIME_LEFT
+            await asyncio.wait(tasks, timeout=min(left, LONGEST_WAIT_SECONDS))
 
     def forget(self, room_id: UUID, user_id: UUID) -> None:
-        """The watermark moves back: the next message of the user is marked."""
+        """The watermark has moved back: the next message of the user is marked."""
         self._known.pop((room_id, user_id), None)
 
     def _sent(self, change: MessagesSent) -> None:
@@ -83,7 +95,7 @@ class AuthorMarks:
                 continue  # the account was deleted before a retry found the message
             key = message.room_id, message.user_id
             if key in self._waiting or message.seq - self._known.get(key, 0) not in {0, 1}:
-                self._waiting[key] = max(message.seq, self._waiting.get(key, 0))
+                self._wait(key, message.seq)
             self._know(key, message.seq)
         if self._waiting:
             self._marking.wake()
@@ -94,6 +106,11 @@ class AuthorMarks:
             self._know(key, mark.last_read_seq)
         if self._waiting.get(key, inf) <= mark.last_read_seq:
             del self._waiting[key]
+            self._settled(key)
+
+    def _rewound(self, rewound: RoomRewound) -> None:
+        for key in [key for key in self._known if key[0] == rewound.room_id]:
+            del self._known[key]
 
     def _know(self, key: Key, seq: int) -> None:
         self._known.pop(key, None)
@@ -105,20 +122,46 @@ class AuthorMarks:
         if not self._waiting:
             return inf
         await asyncio.sleep(MARK_AFTER_SECONDS)
-        await self.settle()
+        await in_slices([*self._waiting], self._begin, MARKS_PER_TURN)
         return None
 
+    async def _finish(self) -> None:
+        await in_slices([*self._waiting], self._begin, MARKS_PER_TURN)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LONGEST_WAIT_SECONDS)
+
+    def _wait(self, key: Key, seq: int) -> None:
+        self._waiting[key] = max(seq, self._waiting.get(key, 0))
+        for id in key:
+            self._pending.setdefault(id, set()).add(key)
+
     def _begin(self, key: Key) -> None:
-        mark = asyncio.create_task(self._mark(key, self._waiting.pop(key)), name="hubbub: mark a room as read")
-        self._in_flight[mark] = key
-        mark.add_done_callback(partial(self._in_flight.pop))
+        seq = self._waiting.pop(key, None)
+        if seq is not None:
+            task = asyncio.create_task(self._mark(key, seq), name="hubbub: mark a room as read")
+            self._in_flight[key] = task
+            self._tasks.add(task)
+
+            task.add_done_callback(partial(self._ended, key))
 
     async def _mark(self, key: Key, seq: int) -> None:
         with ReportErrors("marking a room as read for an author"):
             try:
                 await self._mark_read(*key, seq)
-            except NotAMember:
-                pass  # it has left since
-            except Unavailable:
-                self._waiting.setdefault(key, seq)
-                self._marking.wake()
+            except (NotAMember, Unavailable):
+                self._known.pop(key, None)
+
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._in_flight.get(key) is task:
+            del self._in_flight[key]
+        self._settled(key)
+
+    def _settled(self, key: Key) -> None:
+        if key in self._waiting or key in self._in_flight:
+            return
+        for id in key:
+            keys = self._pending.get(id, set())
+            keys.discard(key)
+            if not keys:
+                self._pending.pop(id, None)

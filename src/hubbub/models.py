@@ -383,8 +383,8 @@ class NewMessage(Value, frozen=True):
 class RoomUser(Stored, frozen=True, gc=False):
     """A membership. The member has read all messages up to and including `last_read_seq`.
 
-    `last_read_message_id` is the newest message at or before it. It is None until the member has marked a message
-    as read: a new member has nothing unread, but has read nothing either. `metadata` is a JSON object of the
+    `last_read_message_id` is the newest message at or before it. It is None until a message is marked as read for
+    the member: a new member has nothing unread, but has read nothing either. `metadata` is a JSON object of the
     application's.
     """
 

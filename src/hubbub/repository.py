@@ -269,13 +269,17 @@ class Repository:
             related = (key for key in locked if key == of or (isinstance(key, tuple) and of in key))
             await self._executor.check_not_locked_by_caller(*keys, *related)
 
-    async def _settle_marks(self, *, room_id: UUID | None = None, user_id: UUID | None = None) -> None:
-        """Before watermarks are read: make those marks of authors that wait in this process.
+    def _may_settle_marks(self) -> bool:
+        """Whether marks of authors wait, outside of a transaction, which may have locked the memberships."""
+        marks = self._author_marks
+        return marks is not None and marks.has_pending() and not self._executor.locked_by_caller()
 
-        Not in the task of a transaction, which may have locked these memberships.
-        """
-        if self._author_marks is not None and not self._executor.locked_by_caller():
-            await self._author_marks.settle(room_id=room_id, user_id=user_id)
+    async def _settle_marks(
+        self, *, room_id: UUID | None = None, user_id: UUID | None = None, deadline: float
+    ) -> None:
+        """Before watermarks are read: make the marks of authors that wait in this process."""
+        if self._author_marks is not None and self._may_settle_marks():
+            await self._author_marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

@@ -25,6 +25,7 @@ from hubbub import (
     Invalid,
     NotAMember,
     NotFound,
+    Options,
     PostgresSettings,
     Settings,
     Unavailable,
@@ -86,7 +87,7 @@ async def test_rows_and_revisions_outlive_a_command_that_is_killed_after_each_st
 ) -> None:
     """The killed command has sent its next step already, which the server may or may not complete."""
     on_coordinator = replace(settings, postgres=database)
-    async with Hub(on_coordinator) as hub:
+    async with Hub(on_coordinator, options=Options(mark_read_on_send=False)) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(20)]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from history.histories import check_logs, exported, line, load, message_lines, parsed, stored_rows
-from hubbub import Hub, NewMessage, NotFound, PostgresSettings, Role, Room, Settings, User
+from hubbub import Hub, NewMessage, NotFound, Options, PostgresSettings, Role, Room, Settings, User
 from hubbub.history import History, export, source
 from hubbub.postgres import Pool
 
@@ -17,6 +18,13 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches and pieces, so that a short log has several."""
     monkeypatch.setattr(source, "BATCH_LINES", 7)
     monkeypatch.setattr(export, "ROWS_PER_PIECE", 5)
+
+
+@pytest.fixture
+async def hub(settings: Settings) -> AsyncIterator[Hub]:
+    """Read marks of authors would come while an export is read, or after it."""
+    async with Hub(settings, options=Options(mark_read_on_send=False)) as hub:
+        yield hub
 
 
 @pytest.fixture

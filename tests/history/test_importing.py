@@ -25,7 +25,7 @@ from history.histories import (
     real_log,
     stored_rows,
 )
-from hubbub import Hub, Invalid, MessagePage, MessageSent, PostgresSettings, Resync, Room, User
+from hubbub import Hub, Invalid, MessagePage, MessageSent, Options, PostgresSettings, Resync, Room, Settings, User
 from hubbub.commits import Change, RoomTouched
 from hubbub.deletions import HIDE_ACCOUNT
 from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
@@ -219,13 +219,14 @@ async def test_concurrent_imports_of_a_file_and_its_grown_version_store_each_lin
 
 
 async def test_live_messages_are_stored_between_batches_and_unread_ones_stay_unread(
-    postgres_settings: PostgresSettings, pool: Pool, hub: Hub, ada: User, small_batches: None
+    postgres_settings: PostgresSettings, settings: Settings, pool: Pool, hub: Hub, ada: User, small_batches: None
 ) -> None:
     room = await hub.rooms.create("engine-room", created_by=ada.id)
     file = b"".join(message_lines(str(n), room_id=str(room.id), user=f"user{n % 5}") for n in range(300))
-    sending = asyncio.gather(*(hub.messages.send(room.id, ada.id, f"live {n}") for n in range(100)))
-    imported = await load(pool, file)
-    await sending
+    async with Hub(settings, options=Options(mark_read_on_send=False)) as live:
+        sending = asyncio.gather(*(live.messages.send(room.id, ada.id, f"live {n}") for n in range(100)))
+        imported = await load(pool, file)
+        await sending
     assert imported.messages == 300
     assert (await log_of(pool, room.id)).count("sent") == 400
     stored = contents((await stored_rows(postgres_settings))["messages"])

@@ -328,6 +328,7 @@ async def test_metadata_of_a_room_is_in_lists_and_in_the_event_of_its_change(
         await hub.rooms.update(room.id, metadata={"a": "x" * 8_192})
 
 
+@pytest.mark.usefixtures("marks_are_awaited")
 async def test_room_list_has_the_most_recently_active_room_first(hub: Hub, ada: User, bob: User) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     busy = await hub.rooms.create("busy", created_by=ada.id)

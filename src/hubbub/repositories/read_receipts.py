@@ -56,7 +56,7 @@ class Watermark(NamedTuple):
 class ReadReceipts(Repository, Renamed):
     """Reading state. A member who joined before a message has read it when `last_read_seq` is at least its seq.
 
-    A hub also marks the room as read for the author of a message (`messages.send`).
+    A hub also marks the room as read for the author of a message: see `messages.send`.
     """
 
     _FORMER_NAMES: ClassVar = {"who_read": "readers"}
@@ -302,15 +302,16 @@ class ReadReceipts(Repository, Renamed):
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline, watermark = self._executor.deadline(), from_seq
         await self._check_not_locked((room_id, user_id))
-        if self._author_marks is not None:
-            await self._settle_marks(room_id=room_id, user_id=user_id)  # a mark that comes later would undo this
-            self._author_marks.forget(room_id, user_id)
+        # A mark that comes later would undo this.
+        await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
         while watermark >= from_seq:
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
             )
             watermark = self._reported(require(found, NotAMember, room_id, user_id))
             self._executor.note_locked((room_id, user_id))
+        if self._author_marks is not None:
+            self._author_marks.forget(room_id, user_id)
         return watermark
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])
@@ -387,8 +388,7 @@ class ReadReceipts(Repository, Renamed):
         viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._READERS_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
-        await self._settle_marks(room_id=room_id)
-        if room_id is None and self._executor.is_distributed:
+        if room_id is None and (self._executor.is_distributed or self._may_settle_marks()):
             found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
             room_id, _ = require(found, NotFound, "message", message_id)
         if room_id is None:
@@ -397,6 +397,7 @@ class ReadReceipts(Repository, Renamed):
             )
         else:
             room_id = inputs.uuid("room_id", room_id)
+            await self._settle_marks(room_id=room_id, deadline=deadline)
             receipts = await self._executor.fetch_all(
                 self._READERS_IN_ROOM, message_id, user_id, limit + 1, viewer, room_id, deadline=deadline
             )
@@ -433,9 +434,9 @@ class ReadReceipts(Repository, Renamed):
         the newest 5,000 of the room.
         """
         cap = inputs.limit(cap, longest=1_000, field="cap")
-        user_id = inputs.uuid("user_id", user_id)
-        await self._settle_marks(user_id=user_id)
-        rows = await self._executor.fetch_all(self._UNREAD_COUNTS, user_id, cap)
+        user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
+        await self._settle_marks(user_id=user_id, deadline=deadline)
+        rows = await self._executor.fetch_all(self._UNREAD_COUNTS, user_id, cap, deadline=deadline)
         return dict(rows)
 
     _UNREAD_COUNT_SQL = f"""
@@ -456,7 +457,7 @@ class ReadReceipts(Repository, Renamed):
     async def unread_count(self, room_id: UUID, user_id: UUID, *, cap: int = 100) -> int:
         """How many messages of the room are unread, counted as in `unread_counts`. Raises: NotAMember."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        cap = inputs.limit(cap, longest=1_000, field="cap")
-        await self._settle_marks(room_id=room_id, user_id=user_id)
-        count = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
+        cap, deadline = inputs.limit(cap, longest=1_000, field="cap"), self._executor.deadline()
+        await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
+        count = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap, deadline=deadline)
         return require(count, NotAMember, room_id, user_id)

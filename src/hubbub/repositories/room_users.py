@@ -900,10 +900,16 @@ class RoomUsers(Repository):
         """
         room_id, limit, viewer = inputs.uuid("room_id", room_id), inputs.limit(limit), inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._MEMBERS_CURSOR.decode(room_id, after)
-        members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1, viewer)
+        deadline = self._executor.deadline()
+        await self._settle_marks(room_id=room_id, deadline=deadline)
+        members = await self._executor.fetch_all(
+            self._MEMBERS, room_id, user_id, limit + 1, viewer, deadline=deadline
+        )
         if viewer is not None and not members:
             await self.get(room_id, viewer)  # it raises NotAMember, unless the viewer joined a moment ago
-            members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1, viewer)
+            members = await self._executor.fetch_all(
+                self._MEMBERS, room_id, user_id, limit + 1, viewer, deadline=deadline
+            )
         return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
 
     _MEMBER_COUNTS_SQL = f"""

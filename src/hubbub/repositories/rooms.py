@@ -568,9 +568,11 @@ class Rooms(Repository):
         cursor = self._LIST_CURSOR
         newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
         active_at, room_id = newest if after is None else cursor.decode(user_id, after)
-        cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
-        await self._settle_marks(user_id=user_id)
-        rows = await self._executor.fetch_all(self._LIST_FOR, user_id, active_at, room_id, limit + 1, cap)
+        cap, deadline = inputs.limit(unread_cap, longest=1_000, field="unread_cap"), self._executor.deadline()
+        await self._settle_marks(user_id=user_id, deadline=deadline)
+        rows = await self._executor.fetch_all(
+            self._LIST_FOR, user_id, active_at, room_id, limit + 1, cap, deadline=deadline
+        )
         return cursor.page(user_id, rows, limit, lambda summary: (summary.active_at, summary.room.id))
 
     async def summary(self, room_id: UUID, user_id: UUID, *, unread_cap: int = 100) -> RoomSummary:
@@ -579,9 +581,9 @@ class Rooms(Repository):
         Raises: NotAMember (also when there is no such room).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
-        await self._settle_marks(room_id=room_id, user_id=user_id)
-        found = await self._executor.fetch_one(self._SUMMARY, user_id, room_id, cap)
+        cap, deadline = inputs.limit(unread_cap, longest=1_000, field="unread_cap"), self._executor.deadline()
+        await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
+        found = await self._executor.fetch_one(self._SUMMARY, user_id, room_id, cap, deadline=deadline)
         return require(found, NotAMember, room_id, user_id)
 
 

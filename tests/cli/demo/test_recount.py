@@ -10,10 +10,11 @@ from hubbub.cli.demo.report import Section
 from hubbub.postgres import connect
 from hubbub.repositories import ReadReceipts
 
-# A message that no read mark names. Otherwise the mark would be wrong as well.
+# A message that no read mark and no entry names. Otherwise these would be wrong as well.
 A_MESSAGE = """(
     SELECT id FROM messages
     WHERE id NOT IN (SELECT last_read_message_id FROM room_users WHERE last_read_message_id IS NOT NULL)
+        AND id NOT IN (SELECT message_id FROM room_events WHERE message_id IS NOT NULL)
         AND user_id = ANY (SELECT id FROM users WHERE username LIKE 'talker-%')
         AND deleted_at IS NULL  -- a tombstone cannot have content
     LIMIT 1

@@ -149,8 +149,9 @@ class Messages(Repository):
         deleted or not. `metadata` is a JSON object of the application's, of at most 8 KiB and 32 levels. A retry
         does not compare it, and keeps that of the first send.
 
-        The author has read the room up to the message: it is marked within a second, and before this process reads
-        unread counts, readers or lists of rooms. With `Options(mark_read_on_send=False)` it is not.
+        The hub marks the room as read for the author, up to the message, unless it follows the author's previous
+        one: within a second, and before this process reads unread counts, readers, or lists of rooms or members.
+        With `Options(mark_read_on_send=False)` it marks nothing.
 
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
         moment), Conflict (the id was used with other content, room, author, type or `reply_to`). Content is not

@@ -565,8 +565,8 @@ export interface MemberPage {
 /**
  * A membership. The member has read all messages up to and including `last_read_seq`.
  *
- * `last_read_message_id` is the newest message at or before it. It is null until the member has marked a message
- * as read: a new member has nothing unread, but has read nothing either. `metadata` is a JSON object of the
+ * `last_read_message_id` is the newest message at or before it. It is null until a message is marked as read for
+ * the member: a new member has nothing unread, but has read nothing either. `metadata` is a JSON object of the
  * application's.
  */
 export interface RoomUser {
