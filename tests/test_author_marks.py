@@ -33,9 +33,12 @@ class Marks:
         self.failures: list[Exception] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.held: dict[int, asyncio.Event] = {}  # by seq
 
     async def mark_read(self, room_id: UUID, user_id: UUID, seq: int) -> None:
         await self.may_answer.wait()
+        if seq in self.held:
+            await self.held[seq].wait()
         if self.failures:
             raise self.failures.pop(0)
         self.made.append((room_id, user_id, seq))
@@ -98,10 +101,10 @@ async def test_author_has_read_what_is_before_the_message(
     hub: Hub, bob: User, room: Room, question: Message
 ) -> None:
     answer = await hub.messages.send(room.id, bob.id, "yes", reply_to=question.id)
-    assert await hub.receipts.unread_count(room.id, bob.id) == 0
     [receipt] = (await hub.receipts.readers(question.id)).items
     assert receipt.user_id == bob.id
     assert receipt.read_at is not None
+    assert await hub.receipts.unread_count(room.id, bob.id) == 0
     member = await hub.room_users.get(room.id, bob.id)
     assert (member.last_read_seq, member.last_read_message_id) == (answer.seq, answer.id)
 
@@ -120,7 +123,16 @@ async def test_each_read_of_the_read_state_waits_for_marks_of_its_process(
         return (await hub.rooms.summary(room.id, bob.id)).unread
 
     await hub.receipts.mark_read(room.id, bob.id, up_to=question.seq)
-    for unread in (counts, in_list, in_summary):
+
+    async def after_watermark() -> int:
+        members = {member.user_id: member for member in (await hub.room_users.members(room.id)).items}
+        page = await hub.messages.page(room.id, after=members[bob.id].last_read_seq)
+        return len([message for message in page.items if message.user_id == ada.id])
+
+    async def of_one() -> int:
+        return await hub.receipts.unread_count(room.id, bob.id)
+
+    for unread in (counts, of_one, in_list, in_summary, after_watermark):
         await hub.messages.send(room.id, ada.id, "and now?")
         assert await unread() == 1
         await hub.messages.send_many(room.id, bob.id, [NewMessage("yes"), NewMessage("still")])
@@ -138,7 +150,7 @@ async def test_other_process_and_other_devices_see_it_soon(
         answer = await hub.messages.send(room.id, bob.id, "yes")
         expected = ReadMarkChanged(room.id, bob.id, answer.seq)
         for feed in (device, member):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
                 async for event in feed:
                     if event == expected:
                         break
@@ -161,13 +173,17 @@ async def test_messages_of_a_transaction_mark_after_its_commit(
 
 
 async def test_read_in_a_transaction_does_not_wait_for_a_membership_that_it_has_locked(
-    hub: Hub, ada: User, bob: User, room: Room, question: Message
+    hub: Hub, bob: User, room: Room, question: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def no_call(**_: object) -> None:
+        pytest.fail("it would wait for itself")
+
     await hub.messages.send(room.id, bob.id, "yes")
     async with hub.transaction() as transaction:
         await transaction.receipts.mark_read(room.id, bob.id, up_to=question.seq)
-        await hub.receipts.unread_count(room.id, bob.id)
-        assert not hub._author_marks._tasks
+        with monkeypatch.context() as patch:
+            patch.setattr(hub._author_marks, "settle", no_call)
+            await hub.receipts.unread_count(room.id, bob.id)
     assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 
@@ -199,12 +215,29 @@ async def test_room_marked_as_unread_after_the_message_stays_unread_until_the_ne
     assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 
-async def test_close_makes_the_marks_that_wait(
+async def test_close_makes_and_announces_the_marks_that_wait(
     hub: Hub, settings: Settings, bob: User, room: Room, question: Message
 ) -> None:
-    async with Hub(settings) as elsewhere:
-        answer = await elsewhere.messages.send(room.id, bob.id, "yes")
-    assert await watermark(hub, room, bob) == answer.seq
+    async with hub.follow(bob.id, read_marks=True) as device:
+        async with Hub(settings) as elsewhere:
+            answer = await elsewhere.messages.send(room.id, bob.id, "yes")
+        assert await watermark(hub, room, bob) == answer.seq
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            async for event in device:
+                if event == ReadMarkChanged(room.id, bob.id, answer.seq):
+                    break
+
+
+async def test_unread_mark_of_a_transaction_is_not_undone(
+    hub: Hub, bob: User, room: Room, question: Message
+) -> None:
+    answer = await hub.messages.send(room.id, bob.id, "yes")
+    await hub.receipts.mark_read(room.id, bob.id, up_to=answer.seq)
+    async with hub.transaction() as transaction:
+        await transaction.receipts.mark_unread(room.id, bob.id, from_seq=question.seq)
+    assert await hub.receipts.unread_count(room.id, bob.id) == 1
+    await hub.messages.send(room.id, bob.id, "I am here")
+    assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 
 async def test_author_who_has_left_gets_no_mark_and_no_report(
@@ -293,28 +326,58 @@ async def test_only_marks_that_a_read_concerns_are_made_before_it(
 async def test_read_waits_for_the_newest_of_two_marks_in_flight(
     author_marks: AuthorMarks, commits: Commits, marks: Marks
 ) -> None:
-    marks.may_answer.clear()
+    marks.held = {5: asyncio.Event(), 9: asyncio.Event()}
     commits(sent(ROOM, ADA, 5))
     first = asyncio.create_task(author_marks.settle(user_id=ADA, deadline=later()))
     await until(lambda: bool(author_marks._tasks))
     commits(sent(ROOM, ADA, 9))
     second = asyncio.create_task(author_marks.settle(user_id=ADA, deadline=later()))
     await until(lambda: len(author_marks._tasks) == 2)
-    marks.may_answer.set()
-    await asyncio.gather(first, second)
+    marks.held[5].set()
+    await first
+    await until(lambda: len(author_marks._tasks) == 1)
+    assert not second.done()
+    marks.held[9].set()
+    await second
     assert marks.made == [(ROOM, ADA, 5), (ROOM, ADA, 9)]
     assert not author_marks.has_pending()
 
 
-@pytest.mark.parametrize("failure", [Unavailable("postgresql", "is gone"), NotAMember(ROOM, ADA)])
+async def test_read_waits_for_a_part_of_its_time_only(
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART_OF_TIME_LEFT", 1_000)
+    marks.may_answer.clear()
+    commits(sent(ROOM, ADA, 5))
+    deadline = later()
+    await author_marks.settle(user_id=ADA, deadline=deadline)
+    assert asyncio.get_running_loop().time() < deadline
+    assert author_marks.has_pending()
+
+
+async def test_room_marked_as_unread_after_the_message_loses_the_mark_that_waits_and_the_next_message_is_marked(
+    author_marks: AuthorMarks, commits: Commits, marks: Marks
+) -> None:
+    commits(sent(ROOM, ADA, 5))
+    commits(ReadMarkMoved(ROOM, ADA, 3, True, is_back=True))
+    assert not author_marks.has_pending()
+    commits(sent(ROOM, ADA, 6))
+    await author_marks.settle(user_id=ADA, deadline=later())
+    assert marks.made == [(ROOM, ADA, 6)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_reported"),
+    [(Unavailable("postgresql", "is gone"), False), (NotAMember(ROOM, ADA), False), (LookupError(), True)],
+)
 async def test_mark_that_failed_is_not_repeated_and_the_next_message_is_marked(
-    author_marks: AuthorMarks, commits: Commits, marks: Marks, failure: Exception
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, failure: Exception, *, is_reported: bool
 ) -> None:
     marks.failures = [failure]
     commits(sent(ROOM, ADA, 5))
     with reports() as reported:
         await author_marks.settle(user_id=ADA, deadline=later())
-    assert (marks.made, reported) == ([], [])
+    assert (marks.made, bool(reported)) == ([], is_reported)
     assert not author_marks.has_pending()
     commits(sent(ROOM, ADA, 6))
     await author_marks.settle(user_id=ADA, deadline=later())
@@ -329,11 +392,12 @@ async def test_author_whose_account_was_deleted_gets_no_mark(
 
 
 async def test_read_in_another_event_loop_does_not_wait(
-    author_marks: AuthorMarks, commits: Commits, marks: Marks
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read() -> None:
         await author_marks.settle(user_id=ADA, deadline=later())
 
+    monkeypatch.setattr(module, "MARK_AFTER_SECONDS", HANGS_AFTER_SECONDS)
     marks.may_answer.clear()
     commits(sent(ROOM, ADA, 5))
     await asyncio.to_thread(asyncio.run, read())

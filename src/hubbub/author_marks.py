@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Final, TypeAlias
@@ -17,11 +18,11 @@ from hubbub.scheduling import in_slices
 MARK_AFTER_SECONDS: Final = 1.0
 """An author who sends ten messages in this time gets one mark. The other devices of the user see it this late."""
 MOST_KNOWN: Final = 10_000
-"""Memberships whose watermark is known: 4 MB. The next message of another one gets a mark, needed or not."""
+"""Memberships whose watermark is known: 4 MB. In a membership that is not known, the next message gets a mark."""
 MARKS_PER_TURN: Final = 100
-"""Of the event loop, each as a task: about 3 ms."""
+"""Marks that begin in one turn of the event loop, each as a task: about 3 ms."""
 LONGEST_WAIT_SECONDS: Final = 1.0
-"""How long a read, or `close`, waits for marks. The membership may be locked, or the server gone."""
+"""How long a read, or the end of a hub, waits for marks. The membership may be locked, or the server gone."""
 PART_OF_TIME_LEFT: Final = 8
 """A read waits no longer than this part of the time until its deadline, so that it still has time for itself."""
 
@@ -34,9 +35,9 @@ class AuthorMarks:
     """Marks rooms as read for the authors of the messages that this process commits, up to their messages.
 
     A send does not wait for its mark, and does not write the membership itself: 200 senders in one room would get
-    0.76 of their rate (docs/decisions.md). A message that follows the author's previous one, or the author's read
-    mark, needs no mark. A mark that fails, or waits when the process is killed, is not repeated: the next message
-    of the author, or its client, marks more.
+    0.76 of their rate (docs/decisions.md). A message that directly follows the author's previous one, or the
+    author's read mark, needs no mark. A mark that fails, or waits when the process is killed, is not repeated: the
+    next message of the author, or its client, marks more.
     """
 
     def __init__(self, mark_read: MarkRead) -> None:
@@ -83,10 +84,6 @@ class AuthorMarks:
             left = (deadline - asyncio.get_running_loop().time()) / PART_OF_TIME_LEFT
             await asyncio.wait(tasks, timeout=min(left, LONGEST_WAIT_SECONDS))
 
-    def forget(self, room_id: UUID, user_id: UUID) -> None:
-        """The watermark has moved back: the next message of the user is marked."""
-        self._known.pop((room_id, user_id), None)
-
     def _sent(self, change: MessagesSent) -> None:
         if not self._marking.is_running:
             return
@@ -102,15 +99,16 @@ class AuthorMarks:
 
     def _moved(self, mark: ReadMarkMoved) -> None:
         key = mark.room_id, mark.user_id
-        if mark.last_read_seq > self._known.get(key, 0):  # it may be older than the author's newest message
+        if mark.is_back:
+            self._known.pop(key, None)
+        elif mark.last_read_seq > self._known.get(key, 0):  # it may be older than the author's newest message
             self._know(key, mark.last_read_seq)
-        if self._waiting.get(key, inf) <= mark.last_read_seq:
-            del self._waiting[key]
+        if mark.is_back or self._waiting.get(key, inf) <= mark.last_read_seq:
+            self._waiting.pop(key, None)
             self._settled(key)
 
-    def _rewound(self, rewound: RoomRewound) -> None:
-        for key in [key for key in self._known if key[0] == rewound.room_id]:
-            del self._known[key]
+    def _rewound(self, _: RoomRewound) -> None:
+        self._known.clear()  # after a failover this comes for many rooms
 
     def _know(self, key: Key, seq: int) -> None:
         self._known.pop(key, None)
@@ -145,11 +143,10 @@ class AuthorMarks:
             task.add_done_callback(partial(self._ended, key))
 
     async def _mark(self, key: Key, seq: int) -> None:
-        with ReportErrors("marking a room as read for an author"):
-            try:
-                await self._mark_read(*key, seq)
-            except (NotAMember, Unavailable):
-                self._known.pop(key, None)
+        with ReportErrors("marking a room as read for an author"), suppress(NotAMember, Unavailable):
+            await self._mark_read(*key, seq)
+            return
+        self._known.pop(key, None)
 
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

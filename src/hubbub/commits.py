@@ -63,13 +63,17 @@ class MessagesSent(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
 
 
-class ReadMarkMoved(msgspec.Struct, frozen=True):
-    """A member has read more of a room, or less. `is_shown` is whether the room shows the others who has read."""
+class ReadMarkMoved(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A member has read more of a room, or less. `is_shown` is whether the room shows the others who has read.
+
+    `is_back` is whether it is less. A former release announces it without this.
+    """
 
     room_id: UUID
     user_id: UUID
     last_read_seq: int
     is_shown: bool
+    is_back: bool = False
 
 
 class ProfileUpdated(msgspec.Struct, frozen=True):

@@ -210,7 +210,7 @@ class ConnectionRepositories(Repositories):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Limits of sessions, presence, typing and followers. All processes of a chat should use the same.
+    """Limits of sessions, presence, typing, followers and read marks. All processes of a chat should use the same.
 
     Times are from 0.001 s to 366 days. Raises: Invalid.
     """
@@ -231,10 +231,11 @@ class Options:
     follow_at_most_behind: int = 10_000
     """Entries of a room's log. A follower whose cursor is further behind gets a `Resync`."""
     mark_read_on_send: bool = True
-    """Whether a member who sends a message has read the room up to it. It is marked within a second. False: only
+    """Whether a member who sends a message has read the room up to it (`messages.send`). False: only
     `receipts.mark_read` marks, as for an application that sends in the name of users who do not see the room."""
 
     def __post_init__(self) -> None:
+        inputs.flag("mark_read_on_send", self.mark_read_on_send)
         for field in fields(self):
             value = getattr(self, field.name)
             may_be_absent = value is None and field.default is None
@@ -436,7 +437,6 @@ class Hub(Repositories):
             if self._replicas is not None:
                 stack.push_async_callback(self._replicas.close)
             stack.push_async_callback(self._marks.drain)
-            stack.push_async_callback(self._author_marks.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._changes.drain)
             stack.push_async_callback(self._passwords.close)
@@ -456,6 +456,7 @@ class Hub(Repositories):
             stack.callback(self.changes._close)
             await self._feed.load_key()
             self._feed.start()
+            stack.push_async_callback(self._author_marks.close)  # before the feed, which announces the marks
             self._author_marks.start()
             if self._replicas is not None:
                 self._replicas.start()

@@ -270,7 +270,7 @@ class Repository:
             await self._executor.check_not_locked_by_caller(*keys, *related)
 
     def _may_settle_marks(self) -> bool:
-        """Whether marks of authors wait, outside of a transaction, which may have locked the memberships."""
+        """Whether marks of authors wait, and no transaction of this task has locked what they may wait for."""
         marks = self._author_marks
         return marks is not None and marks.has_pending() and not self._executor.locked_by_caller()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hubbub import Hub, Settings
+from hubbub import Hub, Options, Settings
 from instrumentation.recording import Recording
 from rights import as_redis_user
 
@@ -20,5 +20,7 @@ def recording() -> Recording:
 @pytest.fixture
 async def hub(settings: Settings, recording: Recording) -> AsyncIterator[Hub]:
     on_any_channel = replace(settings, redis=as_redis_user(settings.redis, "on-any-channel"))
-    async with Hub(on_any_channel, instrumentation=recording) as hub:
+    # The read mark of an author would be announced a second after a message.
+    options = Options(mark_read_on_send=False)
+    async with Hub(on_any_channel, options=options, instrumentation=recording) as hub:
         yield hub

@@ -175,7 +175,7 @@ async def test_only_change_of_its_kind_in_a_batch_waits_for_no_locked_room(
 async def test_changes_that_wait_share_statements(
     statements: Statements, settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
 ) -> None:
-    async with Hub(settings) as hub:
+    async with Hub(settings, options=Options(mark_read_on_send=False)) as hub:
         changes = await kind.prepare(hub, room, ada, users)
         assert await statements.of(*(change() for change in changes)) <= 8
 
@@ -423,7 +423,7 @@ async def test_storm_of_joins_through_two_processes_appends_each_once(
 async def test_marks_share_statements_and_each_has_its_own_outcome(
     statements: Statements, settings: Settings, pool: Pool, ada: User, users: list[User], room: Room
 ) -> None:
-    async with Hub(settings) as hub:
+    async with Hub(settings, options=Options(mark_read_on_send=False)) as hub:
         direct = await hub.rooms.direct(ada.id, users[0].id)
         *members, stranger, late = users
         await hub.room_users.add_many(room.id, [user.id for user in [*members, late]])

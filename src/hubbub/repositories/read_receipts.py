@@ -196,10 +196,10 @@ class ReadReceipts(Repository, Renamed):
             self._executor.note_locked(key)
         return [watermarks[key] if key in watermarks else NotAMember(*key) for key in keys]
 
-    def _reported(self, watermark: Watermark) -> int:
+    def _reported(self, watermark: Watermark, *, is_back: bool = False) -> int:
         room_id, user_id, last_read_seq, has_moved, is_shown = watermark
         if has_moved:
-            self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown))
+            self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown, is_back))
         return last_read_seq
 
     # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
@@ -308,10 +308,8 @@ class ReadReceipts(Repository, Renamed):
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
             )
-            watermark = self._reported(require(found, NotAMember, room_id, user_id))
+            watermark = self._reported(require(found, NotAMember, room_id, user_id), is_back=True)
             self._executor.note_locked((room_id, user_id))
-        if self._author_marks is not None:
-            self._author_marks.forget(room_id, user_id)
         return watermark
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])

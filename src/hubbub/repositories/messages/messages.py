@@ -149,9 +149,10 @@ class Messages(Repository):
         deleted or not. `metadata` is a JSON object of the application's, of at most 8 KiB and 32 levels. A retry
         does not compare it, and keeps that of the first send.
 
-        The hub marks the room as read for the author, up to the message, unless it follows the author's previous
-        one: within a second, and before this process reads unread counts, readers, or lists of rooms or members.
-        With `Options(mark_read_on_send=False)` it marks nothing.
+        The hub marks the room as read for the author about a second later, up to the message, unless the message
+        directly follows the author's previous one. A call of the same hub for unread counts, readers, or lists of
+        rooms or members waits for the mark, for a second at most, and not in a transaction. With
+        `Options(mark_read_on_send=False)` the hub marks nothing.
 
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
         moment), Conflict (the id was used with other content, room, author, type or `reply_to`). Content is not
