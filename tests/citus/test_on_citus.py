@@ -112,7 +112,8 @@ async def test_process_that_was_idle_refuses_calls_until_it_is_started_anew(
     database: PostgresSettings, settings: Settings
 ) -> None:
     soon_idle = replace(database, idle_timeout_seconds=0.05)
-    async with Hub(replace(settings, postgres=soon_idle)) as hub:
+    nothing_later = Options(mark_read_on_send=False)
+    async with Hub(replace(settings, postgres=soon_idle), options=nothing_later) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         sent = await hub.messages.send(room.id, ada.id, "before")
