@@ -122,8 +122,6 @@ async def test_each_read_of_the_read_state_waits_for_marks_of_its_process(
     async def in_summary() -> int:
         return (await hub.rooms.summary(room.id, bob.id)).unread
 
-    await hub.receipts.mark_read(room.id, bob.id, up_to=question.seq)
-
     async def after_watermark() -> int:
         members = {member.user_id: member for member in (await hub.room_users.members(room.id)).items}
         page = await hub.messages.page(room.id, after=members[bob.id].last_read_seq)
@@ -132,6 +130,7 @@ async def test_each_read_of_the_read_state_waits_for_marks_of_its_process(
     async def of_one() -> int:
         return await hub.receipts.unread_count(room.id, bob.id)
 
+    await hub.receipts.mark_read(room.id, bob.id, up_to=question.seq)
     for unread in (counts, of_one, in_list, in_summary, after_watermark):
         await hub.messages.send(room.id, ada.id, "and now?")
         assert await unread() == 1

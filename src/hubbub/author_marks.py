@@ -139,14 +139,13 @@ class AuthorMarks:
             task = asyncio.create_task(self._mark(key, seq), name="hubbub: mark a room as read")
             self._in_flight[key] = task
             self._tasks.add(task)
-
             task.add_done_callback(partial(self._ended, key))
 
     async def _mark(self, key: Key, seq: int) -> None:
         with ReportErrors("marking a room as read for an author"), suppress(NotAMember, Unavailable):
             await self._mark_read(*key, seq)
             return
-        self._known.pop(key, None)
+        self._known.pop(key, None)  # it failed, so that the next message needs a mark in any case
 
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -242,7 +242,10 @@ class Repository:
         changes: ChangeBatcher | None = None,
         author_marks: AuthorMarks | None = None,
     ) -> None:
-        """With `changes`, concurrent changes of rooms share statements. Without them, each has its own."""
+        """With `changes`, concurrent changes of rooms share statements. Without them, each has its own.
+
+        With `author_marks`, reads of watermarks wait for the marks of authors.
+        """
         self._executor = executor
         self._on_commit = on_commit
         self._changes = changes
@@ -269,17 +272,19 @@ class Repository:
             related = (key for key in locked if key == of or (isinstance(key, tuple) and of in key))
             await self._executor.check_not_locked_by_caller(*keys, *related)
 
-    def _may_settle_marks(self) -> bool:
-        """Whether marks of authors wait, and no transaction of this task has locked what they may wait for."""
+    def _waiting_marks(self) -> AuthorMarks | None:
+        """The marks of authors, if some wait and no transaction of this task has locked what they may wait for."""
         marks = self._author_marks
-        return marks is not None and marks.has_pending() and not self._executor.locked_by_caller()
+        return (
+            marks if marks is not None and marks.has_pending() and not self._executor.locked_by_caller() else None
+        )
 
     async def _settle_marks(
         self, *, room_id: UUID | None = None, user_id: UUID | None = None, deadline: float
     ) -> None:
         """Before watermarks are read: make the marks of authors that wait in this process."""
-        if self._author_marks is not None and self._may_settle_marks():
-            await self._author_marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
+        if marks := self._waiting_marks():
+            await marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

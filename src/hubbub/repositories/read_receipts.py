@@ -386,7 +386,7 @@ class ReadReceipts(Repository, Renamed):
         viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._READERS_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
-        if room_id is None and (self._executor.is_distributed or self._may_settle_marks()):
+        if room_id is None and (self._executor.is_distributed or self._waiting_marks() is not None):
             found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
             room_id, _ = require(found, NotFound, "message", message_id)
         if room_id is None:
