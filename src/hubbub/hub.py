@@ -226,8 +226,9 @@ class Options:
     typing_seconds: float = 6
     """How long a user is typing after the last `typing.start`."""
     follow_heartbeat_seconds: float = 1
-    """How often the ends of all followed logs are compared with the positions of the followers. A follower waits
-    at most this long for an event that was not announced through Redis."""
+    """How often the heads of followed logs are compared with PostgreSQL, which finds events that were not announced
+    through Redis. A process compares all its followed rooms, up to 100. If it follows more, it compares 100 or a
+    tenth of them in turn, so such an event takes up to ten heartbeats. While Redis is down, it compares all."""
     follow_at_most_behind: int = 10_000
     """Entries of a room's log. A follower whose cursor is further behind gets a `Resync`."""
     mark_read_on_send: bool = True
@@ -535,7 +536,7 @@ class Hub(Repositories):
         neither commits nor rolls back. Changes are announced to followers and caches after the application's
         COMMIT, and never after a ROLLBACK, also to a savepoint. An `AsyncSession` announces them when it commits.
         The others do at the end of the block or by `announce`, which has to come after the end of the transaction.
-        Followers find changes that were not announced at their next heartbeat.
+        Followers find changes that were not announced at a later heartbeat.
 
         Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
         change by `hub` of a room, membership or account that the transaction has changed would wait for its
