@@ -19,7 +19,7 @@ from hubbub.embedded.folder import (
     sync_folder,
     write_private,
 )
-from hubbub.embedded.locks import Lock, pauses
+from hubbub.embedded.locks import pauses
 from hubbub.embedded.process import Process
 from hubbub.embedded.programs import PostgresPrograms, find_postgresql, find_valkey
 from hubbub.errors import Unavailable
@@ -333,7 +333,7 @@ class Servers:
         self._folder = Folder(folder)
         self._fsync = fsync
         self._pair: ServerPair | None = None
-        self._ownership: Lock | None = None
+        self._stack = AsyncExitStack()
         self._turn = asyncio.Lock()
 
     async def start(self) -> Settings:
@@ -355,13 +355,8 @@ class Servers:
         Raises: Unavailable (one cannot be stopped).
         """
         async with self._turn:
-            if self._pair is None or self._ownership is None:
-                return
-            try:
-                await self._pair.stop()
-            finally:
-                self._ownership.release()
-                self._pair = self._ownership = None
+            self._pair = None
+            await self._stack.aclose()
 
     async def __aenter__(self) -> Settings:
         return await self.start()
@@ -370,17 +365,15 @@ class Servers:
         await self.stop()
 
     async def _take_and_start(self) -> Settings:
-        async with self._folder.command():
+        async with self._folder.command(), AsyncExitStack() as stack:
             pair = ServerPair(await asyncio.to_thread(self._folder.set_up), fsync=self._fsync)
             holders = [server.process.living_holder() for server in pair.servers]
             if any(holder and holder.detached for holder in holders):
                 reason = f"the servers of `hubbub up` run in {self._folder.path}: use them, or `hubbub down` first"
                 raise Unavailable("embedded", reason, retryable=False)
             ownership = await self._folder.own()
-            try:
-                settings = await pair.start(detached=False)
-            except BaseException:
-                ownership.release()
-                raise
-            self._pair, self._ownership = pair, ownership
+            stack.callback(ownership.release)
+            settings = await pair.start(detached=False)
+            stack.push_async_callback(pair.stop)
+            self._pair, self._stack = pair, stack.pop_all()
             return settings
