@@ -257,12 +257,9 @@ class Settings:
 
     def to_env(self) -> dict[str, str]:
         """The DB_* and REDIS_* variables from which `from_env` makes these settings again, passwords included."""
+        texts = _texts(self.postgres, POSTGRES) | _texts(self.redis, REDIS)
         urls = " ".join(_database_url(one) for one in self.replicas)
-        return {
-            **_texts(self.postgres, POSTGRES),
-            **_texts(self.redis, REDIS),
-            **({REPLICAS: urls} if urls else {}),
-        }
+        return texts | {REPLICAS: urls} if urls else texts
 
     def to_urls(self) -> dict[str, str]:
         """DATABASE_URL and REDIS_URL, passwords included, for programs that read no other variables."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -70,8 +70,6 @@ _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?",
 def _host(value: object) -> Reason:
     if not isinstance(value, str) or not value:
         return "is missing"
-    if "," in value:
-        return "must be one host"
     if value.startswith("/"):
         return "must be a host name or an IP address: Unix sockets are not supported"
     return None if _DNS_NAME.fullmatch(value) or _is_ip_address(value) else "must be a host name or an IP address"
@@ -336,7 +334,7 @@ def from_redis_url(url: str) -> dict[str, str]:
 
     `redis+sentinel://host:port,host:port/master/0` names Sentinels, `redis+cluster://` seeds of a cluster.
     """
-    parts = _parts("REDIS_URL", url, _REDIS_SCHEMES, also={"number"})
+    parts = _parts("REDIS_URL", url, _REDIS_SCHEMES, may_have_number=True)
     if "query" in parts:
         raise Invalid("REDIS_URL", "has parameters after ?, which are not supported: use the REDIS_ variables")
     scheme = url.lower().partition("://")[0]
@@ -367,14 +365,14 @@ def from_sentinels(sentinels: str) -> dict[str, str]:
     return {"REDIS_HOST": one["ipv6"] or one["host"], "REDIS_PORT": one["port"] or SENTINEL_PORT}
 
 
-def _parts(variable: str, url: str, schemes: tuple[str, ...], *, also: Set[str] = frozenset()) -> dict[str, str]:
+def _parts(variable: str, url: str, schemes: tuple[str, ...], *, may_have_number: bool = False) -> dict[str, str]:
     """The parts of a URL that are not empty, still percent-encoded."""
     if not url.lower().startswith(schemes):
         raise Invalid(variable, f"must start with {' or '.join(schemes)}")
     match = _URL.fullmatch(url)
     if (
         match is None
-        or (match["number"] and "number" not in also)
+        or (match["number"] and not may_have_number)
         or _STRAY_PERCENT.search(url)
         or " " in url
         or not url.isprintable()
