@@ -14,7 +14,7 @@ def warn_of_former_name(former: str, name: str, *, stacklevel: int) -> None:
     warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
-def renamed_argument(value: T | None, former_value: T | None, former: str, name: str) -> T | None:
+def renamed_argument(value: T, former_value: T | None, former: str, name: str) -> T:
     """The argument, by whichever name the caller of the caller has given it."""
     if former_value is None:
         return value

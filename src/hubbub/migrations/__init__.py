@@ -17,7 +17,7 @@ from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, veri
 from hubbub.migrations.runner import Timeouts, migrate, renumber
 from hubbub.migrations.runner import move as move_tables
 from hubbub.postgres import TABLES, Pool
-from hubbub.renamed import warn_of_former_name
+from hubbub.renamed import renamed_argument, warn_of_former_name
 from hubbub.settings import PostgresSettings
 from hubbub.settings.variables import refused_schema
 
@@ -77,7 +77,8 @@ async def up(
     duplicate that is added meanwhile is a conflict. `patience` is the former name of `timeouts`.
     Raises: Invalid (unknown revision, unfit rows), Conflict, SchemaMismatch (newer than this code).
     """
-    return await migrate(settings, "up", lambda found: to_apply(found, revision), _either(timeouts, patience))
+    timeouts = renamed_argument(timeouts, patience, "patience=", "timeouts=")
+    return await migrate(settings, "up", lambda found: to_apply(found, revision), timeouts)
 
 
 async def down(
@@ -100,7 +101,8 @@ async def down(
             raise Invalid("revision", "cannot be undone where rooms are distributed over nodes")
     finally:
         await pool.close()
-    return await migrate(settings, "down", lambda found: to_undo(found, revision), _either(timeouts, patience))
+    timeouts = renamed_argument(timeouts, patience, "patience=", "timeouts=")
+    return await migrate(settings, "down", lambda found: to_undo(found, revision), timeouts)
 
 
 async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = USUAL_TIMEOUTS) -> None:
@@ -186,13 +188,6 @@ async def _is_distributed(settings: PostgresSettings) -> bool:
         return await is_distributed(pool, settings.schema)
     finally:
         await pool.close()
-
-
-def _either(timeouts: Timeouts, patience: Timeouts | None) -> Timeouts:
-    if patience is None:
-        return timeouts
-    warn_of_former_name("patience=", "timeouts=", stacklevel=3)
-    return patience
 
 
 def _patience(
