@@ -308,15 +308,15 @@ def url(field: str, value: object) -> str | None:
 
 def limit(value: object, *, longest: int = PAGE_LIMIT, field: str = "limit") -> int:
     """The number of items that a page may have: 1 to `longest`."""
-    return _whole_number(field, value, 1, longest)
+    return whole_number(field, value, 1, longest)
 
 
 def seq(field: str, value: object, *, least: int = 0) -> int:
     """A seq of the log of a room. 0 is the position before the first entry."""
-    return _whole_number(field, value, least, LARGEST_SEQ)
+    return whole_number(field, value, least, LARGEST_SEQ)
 
 
-def _whole_number(field: str, value: object, least: int, largest: int) -> int:
+def whole_number(field: str, value: object, least: int, largest: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= largest:
         raise Invalid(field, f"must be a whole number from {least} to {largest}")
     return value

@@ -66,13 +66,11 @@ class Passwords:
         deadline_seconds: float = 10,
     ) -> None:
         """`cost` is that of bcrypt, from 10 to 16: each step doubles the time. Raises: Invalid."""
-        if not isinstance(cost, int) or not LEAST_COST <= cost <= MOST_COST:
-            raise Invalid("cost", f"must be a whole number from {LEAST_COST} to {MOST_COST}")
+        self._cost = inputs.whole_number("cost", cost, LEAST_COST, MOST_COST)
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         for name, value in (("threads", size), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise Invalid(name, "must be a whole number above 0")
-        self._cost = cost
         self._unknown_user_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
         self.deadline_seconds = inputs.positive("deadline_seconds", deadline_seconds)
