@@ -84,7 +84,6 @@ class Repositories:
         author_marks: AuthorMarks | None = None,
         replicas: Replicas | None = None,
     ) -> None:
-        self._executor = executor
         self._on_commit = on_commit
         self._users = Users(executor, on_commit)
         self._rooms = Rooms(executor, on_commit, changes, author_marks)
@@ -170,7 +169,7 @@ class Transaction(Repositories):
 
         If `action` raises, the commit stands and the event loop's exception handler gets the exception.
         """
-        self._executor.after_commit(action)
+        self._transaction.after_commit(action)
 
 
 class ConnectionRepositories(Repositories):
@@ -624,10 +623,9 @@ class Hub(Repositories):
         Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
         self._check_process()
-        after = {} if after is None else after
         return self._feed.follow(
             user_id,
-            after=after,
+            after={} if after is None else after,
             rooms=rooms,
             buffer=buffer,
             typing=typing,
