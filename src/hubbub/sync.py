@@ -38,6 +38,7 @@ __all__ = ["Hub", "open"]
 
 IN_A_LOOP: Final = "called in a thread that runs an event loop: use hubbub.open() there, and await its operations"
 NOT_OPEN: Final = "the hub is not open"
+END: Final = object()
 
 Job = Callable[[], Any]
 
@@ -253,13 +254,9 @@ class Synchronous:
         return self
 
     def __next__(self) -> Any:  # noqa: ANN401 - what the iteration yields
-        async def next_one() -> tuple[bool, Any]:
-            async for value in self._target:  # not `anext`: a task cannot raise StopAsyncIteration to a thread
-                return True, value
-            return False, None
-
-        found, value = self._loop.call(next_one, block=self._block)
-        if not found:
+        # With an end of its own, because a task cannot raise StopAsyncIteration to a thread.
+        value = self._loop.call(lambda: anext(self._target, END), block=self._block)
+        if value is END:
             raise StopIteration
         return self._wrapped(value)
 
