@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -97,44 +96,41 @@ def _problem(status: int, title: str, detail: str, **details: Any) -> Problem:  
     return Problem("urn:hubbub:" + title.lower().replace(" ", "-"), title, status, detail, **details)
 
 
-async def _answer(request: HTTPConnection, error: HubbubError | Refused) -> Response | None:
-    found = problem(error)
-    if isinstance(request, WebSocket):
-        can_answer = "websocket.http.response" in request.scope.get("extensions", {})
-        if request.application_state is not WebSocketState.CONNECTING or not can_answer:
-            retry_later = 1013 if found.retry_after_seconds else 1011
-            await request.close(retry_later if found.status >= 500 else 1008, found.title)
-            return None
-    return _response(found, error)
-
-
 SERVER_ERROR: Final = _problem(500, "Server error", "The log of the server has the cause.")
 
 
 def answer(error: HubbubError | Refused | Problem) -> Response:
     """The answer to a request that failed with this error or problem."""
-    if isinstance(error, Problem):
-        return Response(msgspec.json.encode(error), error.status, error.headers)
-    return _response(problem(error), error)
+    found, headers = _with_headers(error)
+    return Response(msgspec.json.encode(found), found.status, headers)
 
 
-def _response(found: Problem, error: HubbubError | Refused) -> Response:
-    return Response(msgspec.json.encode(found), found.status, {**_extra_headers(error), **found.headers})
+def _with_headers(error: HubbubError | Refused | Problem) -> tuple[Problem, dict[str, str]]:
+    """The problem, and the headers of its answer."""
+    found = error if isinstance(error, Problem) else problem(error)
+    own = error.headers if isinstance(error, Refused) else None
+    return found, {**(own or {}), **found.headers}
+
+
+async def _answer(request: HTTPConnection, error: HubbubError | Refused) -> Response | None:
+    if isinstance(request, WebSocket):
+        can_answer = "websocket.http.response" in request.scope.get("extensions", {})
+        if request.application_state is not WebSocketState.CONNECTING or not can_answer:
+            found = problem(error)
+            retry_later = 1013 if found.retry_after_seconds else 1011
+            await request.close(retry_later if found.status >= 500 else 1008, found.title)
+            return None
+    return answer(error)
 
 
 def _litestar_answer(_: litestar.Request[Any, Any, Any], error: HubbubError | Refused) -> litestar.Response[bytes]:
     import litestar  # noqa: PLC0415 - Litestar calls this, so it is loaded
 
-    found = problem(error)
-    headers = {**_extra_headers(error), **found.headers}
+    found, headers = _with_headers(error)
     media_type = headers.pop("Content-Type")
     return litestar.Response(
         msgspec.json.encode(found), status_code=found.status, headers=headers, media_type=media_type
     )
-
-
-def _extra_headers(error: HubbubError | Refused) -> Mapping[str, str]:
-    return error.headers or {} if isinstance(error, Refused) else {}
 
 
 exception_handlers: Final[dict[Any, Any]] = {HubbubError: _answer, Refused: _answer}
