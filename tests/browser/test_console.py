@@ -13,7 +13,7 @@ import pytest
 
 from browser.chat import Browsers, Window
 from hubbub import Hub, PostgresSettings, Room, Settings, User
-from hubbub.web.console_app.serving import TokenLogin
+from hubbub.web.console_app import TokenLogin
 from web.serving import running
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "console.png"

@@ -23,7 +23,7 @@ from hubbub import Hub, Invalid, PostgresSettings, Room, Settings, User, new_id
 from hubbub.events import KINDS, MEMBERSHIPS_CHANNEL, MessageSent
 from hubbub.services.feed.announcements import sign
 from hubbub.web import console
-from hubbub.web.console_app.serving import TokenLogin
+from hubbub.web.console_app import TokenLogin
 from waiting import HANGS_AFTER_SECONDS
 from web.serving import running
 
@@ -85,7 +85,7 @@ async def test_wrong_token_and_wrong_cookie_are_refused(
         compared.append((left, right))
         return left == right
 
-    monkeypatch.setattr("hubbub.web.console_app.serving.secrets.compare_digest", compare)
+    monkeypatch.setattr("hubbub.web.console_app.secrets.compare_digest", compare)
     login = TokenLogin(hub, 80, allow_changes=True)
     async with running(login) as port, http(port) as client:
         refused = await client.get(f"/{wrong}")

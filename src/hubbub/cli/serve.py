@@ -91,15 +91,18 @@ def console(host: str, port: int, *, allow_remote: bool, allow_changes: bool) ->
 
 
 async def _serve_console(settings: Settings, host: str, port: int, *, allow_changes: bool) -> None:
-    from hubbub.web.console_app import serving  # noqa: PLC0415 - with the extra `web` only
+    from hubbub.web.console_app import TokenLogin  # noqa: PLC0415 - with the extra `web` only
+    from hubbub.web.serving import run  # noqa: PLC0415
 
     with _listen(host, port) as (listening, address):
         async with hub.open(settings) as chat:
-            await serving.serve(
-                chat,
+            login = TokenLogin(chat, listening.getsockname()[1], allow_changes=allow_changes)
+            await run(
+                login,
                 listening,
-                allow_changes=allow_changes,
-                on_start=lambda path: click.echo(f"open http://{address}{path}"),
+                lambda: click.echo(f"open http://{address}/?token={login.token}"),
+                ws="none",
+                access_log=False,  # it would have the token
             )
 
 

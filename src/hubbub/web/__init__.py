@@ -65,7 +65,7 @@ def console(
 
     Raises: Invalid (no `authorize`).
     """
-    from hubbub.web.console_app.console import Console  # noqa: PLC0415 - for applications that mount it only
+    from hubbub.web.console_app import Console  # noqa: PLC0415 - for applications that mount it only
 
     authorize = renamed_argument(authorize, may, "may=", "authorize=")
     if authorize is None:

@@ -1,1 +1,257 @@
-"""The live page for operators: `hubbub.web.console`, and `hubbub console`."""
+"""The console as an ASGI application: a page, its figures, the log of a room and the sessions of a user.
+
+A function of the application authorizes requests to `hubbub.web.console`. `hubbub console` needs a token: the
+address has it at first, and a cookie replaces it from then on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from hubbub import inputs
+from hubbub.diagnostics.lookup import find_room, find_user
+from hubbub.errors import Forbidden, HubbubError, Invalid, NotFound
+from hubbub.events import LogEvent, MessageSent
+from hubbub.hub import Hub
+from hubbub.positions import NOT_SEEN, Position
+from hubbub.repositories.messages.log import Logs
+from hubbub.web.console_app.live import Monitor
+from hubbub.web.logins import SAFE_METHODS, hub_from, is_from_own_page, value_of
+from hubbub.web.problems import Refused, answer
+
+Authorize = Callable[[Request], Awaitable[bool] | bool]
+
+PAGE: Final = Path(__file__).parent / "page"
+FILES: Final = {
+    "console.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+ENTRIES: Final = 40
+"""Entries of a log on a page. Each message is asked who has read it."""
+READERS: Final = 5
+"""Readers that are named per message."""
+DEVICE_CHARACTERS: Final = 200
+TOKEN_BYTES: Final = 32
+
+
+class Console:
+    """`hubbub.web.console` has the arguments."""
+
+    def __init__(self, hub: Hub | Callable[[], Hub] | None, *, authorize: Authorize, allow_changes: bool) -> None:
+        self._hub = hub
+        self._authorize = authorize
+        self._allow_changes = allow_changes
+        self._monitor: Monitor | None = None
+        self._router = Router(
+            [
+                Route("/", self._page),
+                Route("/figures", self._json(self._figures)),
+                Route("/findings", self._json(self._findings)),
+                Route("/rooms/{room:path}/log", self._json(self._log)),
+                Route("/users/{user:path}/sessions", self._json(self._sessions)),
+                Route("/users/{user}/sessions/{session_id}", self._json(self._revoke), methods=["DELETE"]),
+                *(Route(f"/{name}", partial(_file, name)) for name in FILES),
+            ]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+        if scope["type"] != "http":
+            raise RuntimeError("the console has no lifespan of its own")
+        path, root = scope["path"], scope.get("root_path", "")
+        if path.rstrip("/") == root.rstrip("/"):  # with or without the slash, as frameworks have it below a mount
+            scope = {**scope, "path": f"{root.rstrip('/')}/"}
+        response = await self._refusal(Request(scope))
+        await (self._router if response is None else response)(scope, receive, _with_headers(send))
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """The answer to a request that is not allowed, or None."""
+        try:
+            if not await value_of(self._authorize(request)):
+                raise Refused(403, "The console is for operators.")  # noqa: TRY301 - as those of `authorize`
+            if request.method not in SAFE_METHODS:
+                self._check_change(request)
+        except (HubbubError, Refused) as error:
+            return answer(error)
+        return None
+
+    def _check_change(self, request: Request) -> None:
+        if not self._allow_changes:
+            raise Forbidden("change", "the console only reads")
+        if not is_from_own_page(request, ()):
+            raise Refused(403, "A change needs an Origin header that names this host.")
+
+    def _json(self, find: Callable[[Hub, Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await find(hub_from(self._hub, request), request)
+            except (HubbubError, Refused) as error:
+                return answer(error)
+            return Response(msgspec.json.encode(found), media_type="application/json")
+
+        return endpoint
+
+    def _monitor_of(self, hub: Hub) -> Monitor:
+        if self._monitor is None or self._monitor.hub is not hub:
+            self._monitor = Monitor(hub)
+        return self._monitor
+
+    async def _page(self, request: Request) -> Response:
+        root = escape(request.scope.get("root_path", "").rstrip("/"))
+        page = (PAGE / "index.html").read_text().replace("{root}", root)
+        page = page.replace("{changes}", "yes" if self._allow_changes else "no")
+        return Response(page, media_type="text/html")
+
+    async def _figures(self, hub: Hub, _: Request) -> object:
+        return await self._monitor_of(hub).figures()
+
+    async def _findings(self, hub: Hub, _: Request) -> object:
+        return await self._monitor_of(hub).report()
+
+    async def _log(self, hub: Hub, request: Request) -> object:
+        """The entries before a seq, or the newest, in the order of the log."""
+        room = await hub.rooms.get(await find_room(hub, request.path_params["room"]))
+        before = _seq(request.query_params.get("before"))
+        end = room.last_seq if before is None else min(before - 1, room.last_seq)
+        start = max(end - ENTRIES, 0)
+        reading = await Logs(hub._pool).read(room.id, Position(start, NOT_SEEN), max(end - start, 1))
+        entries = [entry.event for entry in reading.entries if entry.event.seq <= end]
+        readers = {}
+        for event in entries:  # one after the other, so that a page takes one connection
+            if isinstance(event, MessageSent) and event.message.deleted_at is None:
+                readers[event.message.id] = await _readers(hub, event.message.id)
+        ids = {user_id for event in entries for user_id in _people(event)}
+        users = await hub.users.get_many(ids.union(*(names for names, _ in readers.values())))
+        return {
+            "room": {"id": room.id, "name": room.name, "last_seq": room.last_seq},
+            "older": start + 1 if start else None,
+            "entries": entries,
+            "readers": {id: {"user_ids": names, "more": more} for id, (names, more) in readers.items()},
+            "users": {id: user.username for id, user in users.items()},
+        }
+
+    async def _sessions(self, hub: Hub, request: Request) -> object:
+        user = await find_user(hub, request.path_params["user"])
+        sessions = await hub.sessions.list(user.id)
+        return {
+            "user": {"id": user.id, "username": user.username, "is_online": user.is_online},
+            "sessions": [
+                {
+                    "id": session.id,
+                    "device": str(session.data.get("device", ""))[:DEVICE_CHARACTERS],
+                    "created_at": session.created_at,
+                    "seen_at": session.seen_at,
+                    "expires_at": session.expires_at,
+                }
+                for session in sessions
+            ],
+        }
+
+    async def _revoke(self, hub: Hub, request: Request) -> object:
+        user_id = inputs.uuid("user", request.path_params["user"])
+        if not await hub.sessions.revoke(user_id, request.path_params["session_id"]):
+            raise NotFound("session", "of that id")
+        return {"revoked": True}
+
+
+def _seq(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise Invalid("before", "must be a seq")
+    return int(text)
+
+
+def _people(event: LogEvent) -> set[UUID]:
+    """The users whom an entry names."""
+    ids = {getattr(event, "user_id", None), getattr(event, "by", None)}
+    message = getattr(event, "message", None)
+    if message is not None:
+        ids.add(message.user_id)
+    return {id for id in ids if id is not None}
+
+
+async def _readers(hub: Hub, message_id: UUID) -> tuple[list[UUID], bool]:
+    """The first readers, and whether there are more."""
+    try:
+        found = await hub.receipts.readers(message_id, limit=READERS)
+    except NotFound:  # purged a moment ago
+        return [], False
+    return [receipt.user_id for receipt in found.items], found.next is not None
+
+
+async def _file(name: str, _: Request) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=FILES[name])
+
+
+def _with_headers(send: Send) -> Send:
+    """Adds the headers above to an answer."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return send_with_headers
+
+
+class TokenLogin:
+    """Accepts a browser with the token, and gives it a cookie, whose value is another secret.
+
+    The answer redirects the browser to the address without the token, so that it is not shown or stored.
+    """
+
+    def __init__(self, hub: Hub, port: int, *, allow_changes: bool) -> None:
+        self.token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._key = secrets.token_urlsafe(TOKEN_BYTES)
+        self._cookie = f"hubbub-console-{port}"  # cookies of a host are shared by its ports
+        self._console = Console(hub, authorize=self._has_cookie, allow_changes=allow_changes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/" and scope["query_string"]:
+            await self._log_in(scope["query_string"])(scope, receive, _with_headers(send))
+        else:
+            await self._console(scope, receive, send)
+
+    def _log_in(self, query: bytes) -> Response:
+        token = parse_qs(query.decode("latin-1")).get("token", [""])[0]
+        if not _equal(token, self.token):
+            return answer(
+                Refused(403, "The token is wrong. `hubbub console` prints the address with the right one.")
+            )
+        cookie = f"{self._cookie}={self._key}; Path=/; HttpOnly; SameSite=Lax"
+        return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
+
+    def _has_cookie(self, request: Request) -> bool:
+        return _equal(request.cookies.get(self._cookie, ""), self._key)
+
+
+def _equal(given: str, secret: str) -> bool:
+    return secrets.compare_digest(given.encode(errors="surrogateescape"), secret.encode())
