@@ -5,7 +5,6 @@ Each command is a frame and a handler. All of them act as the user (`hub.as_user
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -63,22 +62,19 @@ class Call(msgspec.Struct, frozen=True):
 class Command:
     """A command with a name: the type of its frame, and the handler that does it."""
 
-    def __init__(self, name: str, frame: type[msgspec.Struct], handler: Handler) -> None:
-        self.name = name
-        self.frame = frame
+    def __init__(self, handler: Handler, name: str | None = None) -> None:
+        """Without a name, it is called as the tag of its frame. Raises: TypeError."""
+        self.frame = _frame_of(handler)
+        self.name = str(self.frame.__struct_config__.tag) if name is None else name
         self.call = handler
-        self._decoder = msgspec.json.Decoder(frame)
+        self._decoder = msgspec.json.Decoder(self.frame)
 
     def decode(self, text: str | bytes) -> Any:  # noqa: ANN401 - a value of `frame`
         """The frame. Raises: Invalid."""
         return frames.decode(self._decoder, text)
 
-    def ordered_by(self, frame: msgspec.Struct) -> UUID | None:
-        """The room in which commands are done in the order in which they came."""
-        return frame.room_id if isinstance(frame, Send) else None
 
-
-def frame_of(handler: Handler) -> type[msgspec.Struct]:
+def _frame_of(handler: Handler) -> type[msgspec.Struct]:
     """The type that the second parameter of a handler has. Raises: TypeError."""
     hints = get_type_hints(handler)
     hints.pop("return", None)
@@ -282,11 +278,9 @@ class HistoryPage(Value, frozen=True):
     users: list[PublicUser]
 
 
-class RoomList(Value, frozen=True):
+class RoomList(Page[RoomSummary], frozen=True):
     """A page of rooms, with the other users of direct rooms and the authors of the newest messages."""
 
-    items: list[RoomSummary]
-    next: str | None
     users: list[PublicUser]
 
 
@@ -296,19 +290,15 @@ class RoomDetails(RoomSummary, frozen=True):
     users: list[PublicUser] = msgspec.field(default_factory=list)
 
 
-class ReaderPage(Value, frozen=True):
+class ReaderPage(Page[ReadReceipt], frozen=True):
     """A page of the readers of a message, with their users."""
 
-    items: list[ReadReceipt]
-    next: str | None
     users: list[PublicUser]
 
 
-class MemberPage(Value, frozen=True):
+class MemberPage(Page[RoomUser], frozen=True):
     """A page of memberships, with their users."""
 
-    items: list[RoomUser]
-    next: str | None
     users: list[PublicUser]
 
 
@@ -556,19 +546,14 @@ async def revoke(call: Call, frame: Revoke) -> Revoked:
 
 
 async def auth(call: Call, frame: Auth) -> Renewed:
-    connection = connection_of(call)
+    connection = call.connection
+    if connection is None:
+        raise Invalid("type", "must be another command: this one needs a connection")
     identity = await connection.gateway.identify_by(call.hub, frame.token)
     if identity is None or identity.user_id != call.user_id:
         raise Invalid("token", "must be a valid token of the same user")
     await connection.renew(identity)
-    return Renewed(identity.expires_in_seconds(asyncio.get_running_loop().time()))
-
-
-def connection_of(call: Call) -> GatewayConnection:
-    """The connection of a command that needs one. Raises: Invalid."""
-    if call.connection is None:
-        raise Invalid("type", "must be another command: this one needs a connection")
-    return call.connection
+    return Renewed(identity.expires_in_seconds)
 
 
 async def people(call: Call, user_ids: Iterable[UUID | None]) -> list[PublicUser]:
@@ -582,16 +567,10 @@ def _people_of(summary: RoomSummary) -> Iterable[UUID | None]:
     return summary.partner_id, None if last is None else last.user_id
 
 
-def _of(handler: Handler) -> Command:
-    """The command that is named by the tag of its frame."""
-    frame = frame_of(handler)
-    return Command(str(frame.__struct_config__.tag), frame, handler)
-
-
 _HANDLERS: Final[tuple[Handler, ...]] = (
     *(send, edit, delete, read, typing, page, rooms, room, public_rooms, members, create, join, leave, invite),
     *(direct, unread, readers, update_room, delete_room, remove, set_role, update_profile, watch, users, me),
     *(sessions, revoke, auth),
 )
-COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in map(_of, _HANDLERS)}
+COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in map(Command, _HANDLERS)}
 """The commands of hubbub, by name."""

@@ -155,7 +155,7 @@ class GatewayConnection(ABC):
             gateway.ping_seconds,
             gateway.spread_seconds,
             gateway.limits,
-            self.identity.expires_in_seconds(self._loop.time()),
+            self.identity.expires_in_seconds,
         )
         return frames.encode(ready).decode()
 

@@ -26,6 +26,10 @@ FROM_SERVER: Final = (
 )
 REF: Final = {"type": "integer", "minimum": 0, "maximum": frames.LONGEST_REF}
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
+PROBLEM: Final = {
+    "description": "An error.",
+    "content": {"application/problem+json": {"schema": {"$ref": REFERENCE.format(name=Problem.__name__)}}},
+}
 
 
 def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[str, Any]:
@@ -40,21 +44,19 @@ def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[s
             "operationId": command.name,
             "security": BEARER,
             "parameters": _parameters(command, path),
-            "responses": _responses(schemas[result_of(command)], schemas[Problem]),
+            "responses": _responses(schemas[result_of(command)]),
         }
 
     give = {
         "operationId": "command",
         "security": BEARER,
         "requestBody": _body({"anyOf": [_with_type(schemas[one.frame], name) for name, one in by_post.items()]}),
-        "responses": _responses(
-            {"anyOf": [schemas[result_of(one)] for one in by_post.values()]}, schemas[Problem]
-        ),
+        "responses": _responses({"anyOf": [schemas[result_of(one)] for one in by_post.values()]}),
     }
     stream = {"200": {"description": "Frames without an end.", "content": {"text/event-stream": {}}}}
     watch = _query("watch", {"type": "string"}, is_required=False)
     last_id = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": {"type": "string"}}
-    follow = {"security": BEARER, "responses": _responses({}, schemas[Problem]) | stream}
+    follow = {"security": BEARER, "responses": _responses({}) | stream}
     events = {
         "get": {"operationId": "event_source", "parameters": [watch, last_id], **follow},
         "post": {
@@ -131,13 +133,9 @@ def _with_type(schema: dict[str, Any], name: str) -> dict[str, Any]:
     return {"allOf": [schema, {"properties": {"type": {"const": name}}, "required": ["type"]}]}
 
 
-def _responses(result: dict[str, Any], problem: dict[str, Any]) -> dict[str, Any]:
+def _responses(result: dict[str, Any]) -> dict[str, Any]:
     done = {"description": "The result.", "content": {"application/json": {"schema": result}}}
-    return {"200": done, "4XX": _problems(problem), "503": _problems(problem)}
-
-
-def _problems(problem: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "An error.", "content": {"application/problem+json": {"schema": problem}}}
+    return {"200": done, "4XX": PROBLEM, "503": PROBLEM}
 
 
 def _body(schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,8 @@ from hubbub.events import NOT_AN_EVENT
 from hubbub.models import Value
 from hubbub.positions import FINGERPRINT_BYTES, MAX_PAGES
 from hubbub.web.problems import Problem
+
+T = TypeVar("T")
 
 VERSION: Final = 1
 SUBPROTOCOL: Final = f"hubbub.{VERSION}"
@@ -200,7 +202,7 @@ def check_device(device: str | None) -> None:
         inputs.text("device", device, longest=DEVICE_LENGTH)
 
 
-def decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:  # noqa: ANN401
+def decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     """The value. Raises: Invalid (a field is missing or of a wrong type)."""
     try:
         return decoder.decode(text)

@@ -22,7 +22,7 @@ from hubbub.events import FeedEvent
 from hubbub.hub import Hub
 from hubbub.renamed import renamed_argument
 from hubbub.web import commands, frames
-from hubbub.web.commands import Call, Command, Handler, frame_of
+from hubbub.web.commands import Call, Command, Handler
 from hubbub.web.connections import GatewayConnection
 from hubbub.web.frames import Limits
 from hubbub.web.http import Http, preflight, readable_by
@@ -194,7 +194,7 @@ class Gateway:
         def add(handler: Handler) -> Handler:
             if name in self.commands or name in {"hello", "positions"}:
                 raise Invalid("name", "is the name of another frame")
-            self.commands[name] = Command(name, frame_of(handler), handler)
+            self.commands[name] = Command(handler, name)
             return handler
 
         return add

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import struct
 import time
+from asyncio import get_running_loop
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection
 from hashlib import blake2b
@@ -65,8 +66,9 @@ class Identity(msgspec.Struct, frozen=True):
     token: str | None = None
     expires_at: float | None = None
 
-    def expires_in_seconds(self, now: float) -> float | None:
-        return None if self.expires_at is None else max(self.expires_at - now, 0)
+    @property
+    def expires_in_seconds(self) -> float | None:
+        return None if self.expires_at is None else max(self.expires_at - get_running_loop().time(), 0)
 
 
 def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> str:

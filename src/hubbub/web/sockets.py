@@ -16,7 +16,7 @@ from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Invalid, RateLimited, Unavailable
 from hubbub.hub import Hub
 from hubbub.positions import fingerprints, page_of
-from hubbub.web import frames
+from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.connections import GatewayConnection
 from hubbub.web.logins import Identity
@@ -128,8 +128,7 @@ async def _positions(receive: Receive, positions: Mapping[UUID, str]) -> dict[UU
 def _decode(kind: type[F], decoder: msgspec.json.Decoder[F], text: str) -> F:
     if frames.envelope(text)[0] != kind.__struct_config__.tag:
         raise frames.NotAFrame
-    frame: F = frames.decode(decoder, text)
-    return frame
+    return frames.decode(decoder, text)
 
 
 async def _text(receive: Receive) -> str:
@@ -301,9 +300,9 @@ class Socket(GatewayConnection):
 
     async def _result(self, command: Command, text: str) -> object:
         frame = command.decode(text)
-        room_id = command.ordered_by(frame)
-        if room_id is None:
+        if not isinstance(frame, commands.Send):
             return await self.gateway.do(command, self._call(), frame)
+        room_id = frame.room_id
         task = asyncio.current_task()
         before = self._sends.get(room_id)
         assert task is not None  # noqa: S101
