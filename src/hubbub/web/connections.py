@@ -19,6 +19,8 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from starlette.types import Receive, Send
+
 from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, NotFound, Unavailable
 from hubbub.events import FeedEvent
@@ -42,7 +44,16 @@ JOINED_CHARACTERS: Final = 64 * 1024
 class GatewayConnection(ABC):
     """A client that is known, from its `hello` until it has gone."""
 
-    def __init__(self, gateway: Gateway, hub: Hub, identity: Identity, device: str | None, number: int) -> None:
+    def __init__(  # noqa: PLR0917 - the last two as an ASGI application gets them
+        self,
+        gateway: Gateway,
+        hub: Hub,
+        identity: Identity,
+        device: str | None,
+        number: int,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self.gateway = gateway
         self.hub = hub
         self.identity = identity
@@ -61,6 +72,9 @@ class GatewayConnection(ABC):
         """The rooms of whose members the presence is wanted from the beginning."""
         self.has_gone = False
         """Whether nothing can be sent any more."""
+        self._asgi_receive = receive
+        self._asgi_send = send
+        self._resumes = False
         self._follower: Follower | None = None
         self._receiving: asyncio.Timeout | None = None
         self._loop = asyncio.get_running_loop()
@@ -106,11 +120,11 @@ class GatewayConnection(ABC):
         """Returns the code with which to refuse the client, or None once it has gone."""
         try:
             await self.hub.cache.user(self.user_id)
-            resumed = self.positions is not None
+            self._resumes = self.positions is not None
             follower = self.hub.follow(
                 self.user_id,
                 after=self.positions,
-                complete=resumed,
+                complete=self._resumes,
                 typing=True,
                 presence=self.watched,
                 read_marks=True,
@@ -121,7 +135,7 @@ class GatewayConnection(ABC):
             async with self.hub.presence.online(self.user_id, self.device), follower as self._follower:
                 if self.code is not None:  # closed meanwhile
                     return self.code
-                await self._serve(self._follower, resumed=resumed)
+                await self._serve(self._follower)
         except Invalid:  # a cursor of another room
             return 4503
         except NotFound:
@@ -131,10 +145,8 @@ class GatewayConnection(ABC):
             return 1013 if error.retryable else 1012
         return None
 
-    async def _serve(self, follower: Follower, *, resumed: bool) -> None:
-        delivering = asyncio.create_task(
-            self._deliver(follower, resumed=resumed), name="hubbub: deliver to a client"
-        )
+    async def _serve(self, follower: Follower) -> None:
+        delivering = asyncio.create_task(self._deliver(follower), name="hubbub: deliver to a client")
         try:
             async with asyncio.timeout(None) as self._receiving:
                 await self._receive()
@@ -145,12 +157,12 @@ class GatewayConnection(ABC):
             delivering.cancel()
             await asyncio.wait([delivering])
 
-    def _ready(self, follower: Follower, *, resumed: bool) -> str:
+    def _ready(self, follower: Follower) -> str:
         gateway = self.gateway
         known = follower.after.keys()  # each of them is where the client has it
         ready = frames.Ready(
             self.user_id,
-            resumed,
+            self._resumes,
             {room_id: cursor for room_id, cursor in follower.cursors.items() if room_id not in known},
             gateway.ping_seconds,
             gateway.spread_seconds,
@@ -159,12 +171,12 @@ class GatewayConnection(ABC):
         )
         return frames.encode(ready).decode()
 
-    async def _deliver(self, follower: Follower, *, resumed: bool) -> None:
+    async def _deliver(self, follower: Follower) -> None:
         """Write the events of the feed until it ends, then send the close code."""
         code: int | None = 4500
         try:
             with ReportErrors("a connection"):
-                code = await self._code_of_end(follower, resumed=resumed)
+                code = await self._code_of_end(follower)
             if code is not None:
                 with suppress(OSError):
                     await self._send_bye(code)
@@ -172,10 +184,10 @@ class GatewayConnection(ABC):
             if self._receiving is not None:
                 self._receiving.reschedule(0)
 
-    async def _code_of_end(self, follower: Follower, *, resumed: bool) -> int | None:
+    async def _code_of_end(self, follower: Follower) -> int | None:
         """Write the events of the feed until it ends. Returns its close code, or None if the client has gone."""
         try:
-            await self.write(self._ready(follower, resumed=resumed))
+            await self.write(self._ready(follower))
             self.sent_at = self._loop.time()
             async for event in follower:
                 await self.write(self._events(follower, event))

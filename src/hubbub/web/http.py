@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Invalid, RateLimited
 from hubbub.web import frames
-from hubbub.web.commands import Call, Command
+from hubbub.web.commands import Call
 from hubbub.web.documents import asyncapi, openapi
 from hubbub.web.frames import Subscription
 from hubbub.web.logins import SAFE_METHODS, Identity, bearer_of, not_logged_in
@@ -48,19 +48,20 @@ class Http:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._subscription = msgspec.json.Decoder(Subscription)
+        self._documents: dict[str, tuple[int, bytes]] = {}
+        """By name, with the number of commands of that time."""
 
     def routes(self) -> list[BaseRoute]:
-        described = Documents(lambda: self._gateway.commands)
         events = _Route("/events", _Stream(self._stream), methods=["GET", "POST"])
         if events.methods:
             events.methods.discard("HEAD")  # Starlette adds it. Its answer would be a stream without an end.
         return [
             events,
             _Route("/commands", self._endpoint(self._command), methods=["POST"]),
-            _Route("/sessions/{session_id}", self._endpoint(self._revoke), methods=["DELETE"]),
-            _Route("/openapi.json", described.openapi, methods=["GET"]),
-            _Route("/asyncapi.json", described.asyncapi, methods=["GET"]),
-            *(_Route(path, self._endpoint(self._read(name)), methods=["GET"]) for path, name in READS.items()),
+            _Route("/sessions/{session_id}", self._by_address("revoke"), methods=["DELETE"]),
+            _Route("/openapi.json", self._openapi, methods=["GET"]),
+            _Route("/asyncapi.json", self._asyncapi, methods=["GET"]),
+            *(_Route(path, self._by_address(name), methods=["GET"]) for path, name in READS.items()),
         ]
 
     def _endpoint(self, do: Callable[[Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
@@ -89,21 +90,22 @@ class Http:
             raise Invalid("type", "must be a command of the gateway")
         return await self._gateway.do(command, call, command.decode(body))
 
-    def _read(self, name: str) -> Callable[[Request], Awaitable[object]]:
-        async def read(request: Request) -> object:
+    def _by_address(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of a command whose fields are in the path and the query."""
+
+        async def do(request: Request) -> object:
             call = await self._call(request)
             command = self._gateway.commands[name]
-            fields: dict[str, Any] = {**request.query_params, **request.path_params}
-            if isinstance(fields.get("user_ids"), str):
+            fields: dict[str, Any] = {**request.query_params, **request.path_params, "type": name}
+            if "user_ids" in fields:
                 fields["user_ids"] = fields["user_ids"].split(",")
-            return await self._gateway.do(command, call, _converted(command, fields))
+            try:
+                frame = msgspec.convert(fields, command.frame, strict=False)
+            except msgspec.ValidationError as error:
+                raise frames.invalid(error) from error
+            return await self._gateway.do(command, call, frame)
 
-        return read
-
-    async def _revoke(self, request: Request) -> object:
-        call = await self._call(request)
-        command = self._gateway.commands["revoke"]
-        return await self._gateway.do(command, call, _converted(command, request.path_params))
+        return self._endpoint(do)
 
     async def _call(self, request: Request) -> Call:
         """The call of the request. Raises: Refused, RateLimited, Unavailable."""
@@ -146,28 +148,31 @@ class Http:
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         number = self._gateway.next_number()
-        request = Request(scope, receive)
-        refusal = answer(SERVER_ERROR)
-        identity: Identity | None = None
+        stream: EventStream | None = None
+        refusal: Response | None = None
         with ReportErrors("a request for a stream"):
             try:
-                identity = await self._identity(request)
-                watched = self._watched(request)
-                subscription = await self._subscribed(request)
+                stream = await self._stream_of(Request(scope, receive), number, send)
             except (HubbubError, Refused) as error:
-                identity, refusal = None, answer(error)
+                refusal = answer(error)
             except ClientDisconnect:  # before the end of the body
                 return
-        if identity is None:
-            await refusal(scope, receive, send)
-            return
+        if stream is not None:
+            await stream.run()
+        else:
+            await (refusal or answer(SERVER_ERROR))(scope, receive, send)
+
+    async def _stream_of(self, request: Request, number: int, send: Send) -> EventStream:
+        """The stream of a valid request. Raises: Refused, HubbubError, ClientDisconnect."""
+        identity = await self._identity(request)
+        watched = self._watched(request)
+        subscription = await self._subscribed(request)
         hub, device = self._gateway.hub_of(request), subscription.device
-        has_ids = request.method == "GET"
-        stream = EventStream(self._gateway, hub, identity, device, number, receive, send, has_ids=has_ids)
+        stream = EventStream(self._gateway, hub, identity, device, number, request.receive, send)
+        stream.has_ids = request.method == "GET"
         stream.watched = watched
         stream.positions = subscription.positions
-        del request, subscription, refusal
-        await stream.run()
+        return stream
 
     def _watched(self, request: Request) -> list[UUID]:
         """The rooms that the address names. Raises: Invalid."""
@@ -183,34 +188,27 @@ class Http:
 
     async def _subscribed(self, request: Request) -> Subscription:
         if request.method == "POST":
-            found: Subscription = frames.decode(self._subscription, await self._body(request, SUBSCRIPTION_BYTES))
+            found = frames.decode(self._subscription, await self._body(request, SUBSCRIPTION_BYTES))
             frames.check_device(found.device)
             return found
         last_id = request.headers.get("last-event-id")
         return Subscription(positions=decode_id(last_id) if last_id else None)
 
-
-class Documents:
-    """The documents about the commands. Each is made once, and again where the application has added a command."""
-
-    def __init__(self, commands: Callable[[], Mapping[str, Command]]) -> None:
-        self._commands = commands
-        self._made: dict[str, tuple[int, bytes]] = {}  # with the number of commands of that time
-
-    async def openapi(self, request: Request) -> Response:
-        body = self._document("openapi", lambda: openapi(self._commands(), READS))
+    async def _openapi(self, request: Request) -> Response:
+        body = self._document("openapi", lambda: openapi(self._gateway.commands, READS))
         servers = frames.encode([{"url": request.scope.get("root_path") or "/"}])
         return Response(b'{"servers":' + servers + b"," + body[1:], media_type="application/json")
 
-    async def asyncapi(self, _: Request) -> Response:
-        body = self._document("asyncapi", lambda: asyncapi(self._commands()))
+    async def _asyncapi(self, _: Request) -> Response:
+        body = self._document("asyncapi", lambda: asyncapi(self._gateway.commands))
         return Response(body, media_type="application/json")
 
     def _document(self, name: str, make: Callable[[], dict[str, Any]]) -> bytes:
-        number = len(self._commands())
-        if self._made.get(name, (0, b""))[0] != number:
-            self._made[name] = number, frames.encode(make())
-        return self._made[name][1]
+        """A document about the commands. It is made once, and again where the application has added a command."""
+        number = len(self._gateway.commands)
+        if self._documents.get(name, (0, b""))[0] != number:
+            self._documents[name] = number, frames.encode(make())
+        return self._documents[name][1]
 
 
 class _Route(Route):
@@ -233,14 +231,6 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
-
-
-def _converted(command: Command, fields: Mapping[str, Any]) -> msgspec.Struct:
-    """A frame from the texts of an address. Raises: Invalid."""
-    try:
-        return msgspec.convert({"ref": 0, **fields, "type": command.name}, command.frame, strict=False)
-    except msgspec.ValidationError as error:
-        raise frames.invalid(error) from error
 
 
 # A browser asks the server about requests by pages of other origins (CORS).

@@ -107,9 +107,7 @@ class Sockets:
                 code = 1013
         if identity is None:
             raise _Refused(code)
-        connection = Socket(self._gateway, hub, identity, hello.device, number, receive, send)
-        connection.positions, connection.more, connection.pages = hello.positions, hello.more, hello.pages
-        return connection
+        return Socket(self._gateway, hub, identity, hello, number, receive, send)
 
 
 async def _positions(receive: Receive, positions: Mapping[UUID, str]) -> dict[UUID, str]:
@@ -149,24 +147,19 @@ class Socket(GatewayConnection):
         gateway: Gateway,
         hub: Hub,
         identity: Identity,
-        device: str | None,
+        hello: frames.Hello,
         number: int,
         receive: Receive,
         send: Send,
     ) -> None:
-        super().__init__(gateway, hub, identity, device, number)
-        self._asgi_receive = receive
-        self._asgi_send = send
+        super().__init__(gateway, hub, identity, hello.device, number, receive, send)
+        self.positions = hello.positions
+        self._more, self._pages = hello.more, hello.pages
         self._commands: dict[asyncio.Task[None], None] = {}  # a third of the size of an empty set
         self._answering: dict[asyncio.Task[None], None] = {}
         self._sends: dict[UUID, asyncio.Task[None]] = {}  # the newest of each room
         self._full_at = 0.0  # when the bucket of its rate is full, in the time of the event loop
         self._refusals = 0
-
-    more = False
-    """Whether `positions` go on in frames after `hello`."""
-    pages: str | None = None
-    """The fingerprints of its positions."""
 
     async def run(self) -> None:
         try:
@@ -179,10 +172,10 @@ class Socket(GatewayConnection):
         """Read the rest of the positions first: here the limit of connections bounds what is held of a user."""
         try:
             async with asyncio.timeout(HELLO_SECONDS) as self._receiving:
-                if self.more:
+                if self._more:
                     self.positions = await _positions(self._asgi_receive, self.positions or {})
-                if self.pages is not None:
-                    self.positions, self.pages = await self._find_positions(self.pages), None
+                if self._pages is not None:
+                    self.positions, self._pages = await self._find_positions(self._pages), None
         except TimeoutError:
             return self.code or 4408
         except (Invalid, frames.NotAFrame):

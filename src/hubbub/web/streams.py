@@ -7,20 +7,13 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
-from starlette.types import Receive, Send
-
 from hubbub.events import FeedEvent
-from hubbub.hub import Hub
 from hubbub.services.feed import Follower
 from hubbub.web import frames
 from hubbub.web.connections import GatewayConnection
-from hubbub.web.logins import Identity
-
-if TYPE_CHECKING:
-    from hubbub.web.gateway import Gateway
 
 COMMENT_SECONDS: Final = 15.0
 """How often a silent stream has a comment. Proxies cut lines that are silent for longer."""
@@ -64,25 +57,10 @@ class EventStream(GatewayConnection):
     """A client that reads a response without an end."""
 
     silence_seconds = COMMENT_SECONDS
-
-    def __init__(  # noqa: PLR0917 - as an ASGI application gets them
-        self,
-        gateway: Gateway,
-        hub: Hub,
-        identity: Identity,
-        device: str | None,
-        number: int,
-        receive: Receive,
-        send: Send,
-        *,
-        has_ids: bool,
-    ) -> None:
-        super().__init__(gateway, hub, identity, device, number)
-        self._asgi_receive = receive
-        self._asgi_send = send
-        self._has_ids = has_ids
-        self._has_begun = False
-        self._id: str | None = None
+    has_ids = False
+    """Whether events have ids, which an `EventSource` sends back when it connects again."""
+    _has_begun = False
+    _id: str | None = None
 
     async def _send(self, text: str) -> None:
         if text == frames.PING:
@@ -95,14 +73,14 @@ class EventStream(GatewayConnection):
     async def _send_body(self, body: bytes) -> None:
         if not self._has_begun:
             self._has_begun = True
-            if self._has_ids:
+            if self.has_ids:
                 body = _retry(*RETRY_SECONDS) + body
             await self._asgi_send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
             body = b":\n\n" + body
         await self._asgi_send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _finish(self, code: int) -> None:
-        returns = self._has_ids and code in frames.RECONNECTS
+        returns = self.has_ids and code in frames.RECONNECTS
         body = _retry(0, self.gateway.spread_seconds) if returns else b""
         await self._asgi_send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -110,9 +88,9 @@ class EventStream(GatewayConnection):
         while (await self._asgi_receive())["type"] != "http.disconnect":
             pass
 
-    def _ready(self, follower: Follower, *, resumed: bool) -> str:
+    def _ready(self, follower: Follower) -> str:
         self._note_id(follower)
-        return super()._ready(follower, resumed=resumed)
+        return super()._ready(follower)
 
     def _events(self, follower: Follower, event: FeedEvent) -> str:
         text = super()._events(follower, event)
@@ -121,7 +99,7 @@ class EventStream(GatewayConnection):
 
     def _note_id(self, follower: Follower) -> None:
         """The last of the frames that are sent next has the positions after all of them."""
-        if self._has_ids:
+        if self.has_ids:
             # To encode many and then find that they do not fit would cost 10 ms per event in 10,000 rooms.
             fits = len(follower.positions) <= MOST_ROOMS_IN_ID
             self._id = (encode_id(follower.cursors) if fits else None) or ""
