@@ -251,22 +251,22 @@ class Client:
 
         Raises: Ended, and errors of the network.
         """
-        options: dict[str, Any] = {
-            "subprotocols": [SUBPROTOCOL],
-            "max_size": None,
-            "open_timeout": CONNECT_SECONDS,
-        }
         self._has_expiry = False
         token = await self._ask_for_token()  # the gateway waits 10 seconds for the `hello` that has it
-        async with open_socket(self._url, ping_interval=None, compression=None, **options) as socket:
+        async with open_socket(
+            self._url,
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            open_timeout=CONNECT_SECONDS,
+            ping_interval=None,
+            max_size=None,
+        ) as socket:
             await self._hello(socket, token)
             while True:
                 async with asyncio.timeout(self._ping_seconds + SILENCE_SECONDS):
                     text = await socket.recv(decode=False)
                 for line in bytes(text).split(b"\n"):
-                    if line.startswith(b'{"type":"ask"'):
-                        await self._send_pages(socket, set(_frames.decode(line)["pages"]))
-                    if (pause := self._take(socket, line)) is not None:
+                    if (pause := await self._take(socket, line)) is not None:
                         return pause
 
     async def _ask_for_token(self) -> str | None:
@@ -296,7 +296,7 @@ class Client:
             frame = {"type": "positions", "positions": dict(rooms[at:end]), "more": end < len(rooms)}
             await socket.send(msgspec.json.encode(frame), text=True)
 
-    def _take(self, socket: ClientConnection, line: bytes) -> tuple[float, float] | None:
+    async def _take(self, socket: ClientConnection, line: bytes) -> tuple[float, float] | None:
         """Apply a frame. Returns the bounds of the pause if it is the last one. Raises: Ended."""
         if _types.decode(line).type in _EVENTS:
             event = _events.decode(line)
@@ -306,6 +306,8 @@ class Client:
             return None
         frame = _frames.decode(line)
         match frame["type"]:
+            case "ask":
+                await self._send_pages(socket, set(frame["pages"]))
             case "ready":
                 self._ready(socket, frame)
             case "ack" | "error":
