@@ -1276,15 +1276,21 @@ export class Room {
   /** The readers of a message: each user with the time, or null if the room keeps no times. */
   async readers(id) {
     const readers = [];
-    let after = null;
+    for await (const { user_id, read_at } of this.#allOf({ type: "readers", message_id: id })) {
+      readers.push({ userId: user_id, readAt: read_at });
+    }
+    return readers;
+  }
+
+  /** The items of all pages of a list of the room. */
+  async *#allOf(command) {
+    let after; // Undefined at first, so that the first frame does not have it.
     do {
-      const frame = { type: "readers", room_id: this.id, message_id: id, limit: 200, ...(after ? { after } : {}) };
-      const page = await this.#client.request(frame);
+      const page = await this.#client.request({ ...command, room_id: this.id, limit: 200, after });
       this.#client._people(page.users);
-      for (const { user_id, read_at } of page.items) readers.push({ userId: user_id, readAt: read_at });
+      yield* page.items;
       after = page.next;
     } while (after);
-    return readers;
   }
 
   /** Report that the user is typing. Call it at each key: at most one frame in 3 seconds is sent. */
@@ -1303,18 +1309,11 @@ export class Room {
   async loadMembers() {
     const members = new Map();
     const metadata = new Map();
-    let after = null;
-    do {
-      const command = { type: "members", room_id: this.id, limit: 200, ...(after ? { after } : {}) };
-      const page = await this.#client.request(command);
-      this.#client._people(page.users);
-      for (const member of page.items) {
-        members.set(member.user_id, member.role);
-        if (member.metadata) metadata.set(member.user_id, member.metadata);
-        if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
-      }
-      after = page.next;
-    } while (after);
+    for await (const member of this.#allOf({ type: "members" })) {
+      members.set(member.user_id, member.role);
+      if (member.metadata) metadata.set(member.user_id, member.metadata);
+      if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
+    }
     this.members = members;
     this.memberMetadata = metadata;
     this.#client._changed(this);
@@ -1458,7 +1457,7 @@ export class Room {
   _typed(userId) {
     clearTimeout(this.#typing.get(userId));
     const end = () => {
-      if (this._stopped(userId)) this.#client._typingChanged(this);
+      if (this._stopped(userId)) this.#client.emit("typing", this);
     };
     this.#typing.set(userId, setTimeout(end, TYPING_SECONDS * 1000));
   }
@@ -1828,7 +1827,7 @@ export class Client extends Emitter {
       if (is_typing) room._typed(user_id);
       else room._stopped(user_id);
       this.#want(user_id);
-      this._typingChanged(room);
+      this.emit("typing", room);
     },
     read_mark_changed: ({ room_id, user_id, last_read_seq }) => {
       const room = this.#rooms.get(room_id);
@@ -2403,11 +2402,6 @@ export class Client extends Emitter {
   /** @internal Call again after an answer that may change. */
   _retryLater(failures, { after }, call) {
     this._later((after ?? backoff(failures)) * (0.5 + this.#options.random()), call);
-  }
-
-  /** @internal */
-  _typingChanged(room) {
-    this.emit("typing", room);
   }
 
   /** @internal */
