@@ -240,10 +240,11 @@ class Gateway:
         if any(one.code is None and one.number > connection.number for one in replaced):
             return 4409  # the first frame of an attempt that the client gave up has come late
         # A connection that does not read stays for a while, and counts until it has gone.
-        staying = len(own) - sum(one.code is None and not one.is_blocked for one in replaced)
+        staying = len(own)
         for one in replaced:
             if one.code is None and not one.is_blocked:
                 one.close(4409)
+                staying -= 1
             else:
                 one.abort(4409)
         if staying >= self.limits.connections:

@@ -20,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub import inputs
 from hubbub.diagnostics.lookup import find_room, find_user
@@ -88,21 +88,19 @@ class Console:
         path, root = scope["path"], scope.get("root_path", "")
         if path.rstrip("/") == root.rstrip("/"):  # with or without the slash, as frameworks have it below a mount
             scope = {**scope, "path": f"{root.rstrip('/')}/"}
-        response = await self._refusal(Request(scope))
-        await (self._router if response is None else response)(scope, receive, _with_headers(send))
-
-    async def _refusal(self, request: Request) -> Response | None:
-        """The answer to a request that is not allowed, or None."""
+        app: ASGIApp = self._router
         try:
-            if not await value_of(self._authorize(request)):
-                raise Refused(403, "The console is for operators.")  # noqa: TRY301 - as those of `authorize`
-            if request.method not in SAFE_METHODS:
-                self._check_change(request)
+            await self._check(Request(scope))
         except (HubbubError, Refused) as error:
-            return answer(error)
-        return None
+            app = answer(error)
+        await app(scope, receive, _with_headers(send))
 
-    def _check_change(self, request: Request) -> None:
+    async def _check(self, request: Request) -> None:
+        """Raises: Refused, Forbidden, and what `authorize` raises."""
+        if not await value_of(self._authorize(request)):
+            raise Refused(403, "The console is for operators.")
+        if request.method in SAFE_METHODS:
+            return
         if not self._allow_changes:
             raise Forbidden("change", "the console only reads")
         if not is_from_own_page(request, ()):
