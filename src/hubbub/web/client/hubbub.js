@@ -729,9 +729,9 @@ class Outbox {
     this.#database = null;
   }
 
-  /** Returns whether the entry is on the disk. */
-  async #write(change) {
-    if (!this.isDurable) return false;
+  /** Returns whether the change is on the disk. */
+  async #write(change, mayWrite = this.isDurable) {
+    if (!mayWrite) return false;
     try {
       await this.#run("readwrite", change);
       return true;
@@ -741,13 +741,9 @@ class Outbox {
     }
   }
 
-  async #erase(change) {
-    if (!this.#indexedDB) return;
-    try {
-      await this.#run("readwrite", change);
-    } catch {
-      this.#fallBack();
-    }
+  /** A page that writes nothing to the disk any more still erases from it. */
+  #erase(change) {
+    return this.#write(change, Boolean(this.#indexedDB));
   }
 
   /** Run one transaction. Browsers close the database of a page in the background, and then it is opened once more. */
@@ -1952,10 +1948,10 @@ export class Client extends Emitter {
     const listing = ++this.#listing;
     const isOverdue = () => listing !== this.#listing;
     const all = isFresh || !this.#isFullyListed; // The connection may have been lost before the last page.
-    let after = null;
+    let after;
     try {
       do {
-        const page = await this.request({ type: "rooms", limit: 200, ...(after ? { after } : {}) });
+        const page = await this.request({ type: "rooms", limit: 200, after });
         if (isOverdue()) return;
         if (isForAllTabs) this.#tabs.post({ kind: "frames", frames: [{ type: "listed", page }] });
         this.#listed(page, !isFresh);
