@@ -70,7 +70,6 @@ class _Request(msgspec.Struct, eq=False):
     apply: Apply[Any, Any]
     item: Any
     key: Hashable
-    alone: bool
 
 
 class ChangeBatcher:
@@ -121,26 +120,17 @@ class ChangeBatcher:
         lookup.add_done_callback(self._lookups.discard)
         return (await lookup).room_id
 
-    async def call(
-        self,
-        apply: Apply[Item, T],
-        item: Item,
-        *,
-        key: Hashable,
-        id: Hashable,
-        alone: bool = False,
-        deadline: float,
-    ) -> T:
+    async def call(self, apply: Apply[Item, T], item: Item, *, key: Hashable, id: Hashable, deadline: float) -> T:
         """Make the change. It waits for those with its key. Those with its id never share its batch.
 
-        In a batch, changes with the same `apply` share a statement, except those that are `alone`.
+        In a batch, changes with the same `apply` share a statement.
 
         A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
         and reported as any other.
 
         Raises: Unavailable, and the refusal.
         """
-        result: T = await self._batcher.call(_Request(apply, item, key, alone), key, id, deadline=deadline)
+        result: T = await self._batcher.call(_Request(apply, item, key), key, id, deadline=deadline)
         return result
 
     async def drain(self) -> None:
@@ -156,9 +146,9 @@ class ChangeBatcher:
         outcomes: dict[_Request, Outcome[Any]] = {}
         locked: set[Hashable] = set()
         lock_wait = longest_lock_wait(deadline) if len({request.key for request in requests}) > 1 else None
-        kinds: dict[object, list[_Request]] = {}
+        kinds: dict[Apply[Any, Any], list[_Request]] = {}
         for request in requests:
-            kinds.setdefault(request if request.alone else request.apply, []).append(request)
+            kinds.setdefault(request.apply, []).append(request)
         for of_kind in kinds.values():
             outcomes |= await self._run(of_kind, locked, lock_wait, deadline)
         return [outcomes.get(request, PUT_BACK) for request in requests]
@@ -305,7 +295,6 @@ class Repository:
         key: Hashable,
         id: Hashable,
         locks: tuple[Hashable, ...] = (),
-        alone: bool = False,
         deadline: float,
     ) -> T:
         """Make the change, in a batch if there are others. As `ChangeBatcher.call`.
@@ -317,4 +306,20 @@ class Repository:
         if self._changes is None:
             return single_result(await apply([item], None, deadline))
         await self._check_not_locked(key, *locks)
-        return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)
+        return await self._changes.call(apply, item, key=key, id=id, deadline=deadline)
+
+    async def _change_alone(
+        self,
+        apply: Callable[[str | None, float], Awaitable[T]],
+        *,
+        key: Hashable,
+        id: Hashable,
+        locks: tuple[Hashable, ...] = (),
+        deadline: float,
+    ) -> T:
+        """As `_change`, for a change that shares no statement. `apply` gets the lock wait and the deadline."""
+
+        async def apply_to(_: Sequence[None], lock_wait: str | None, deadline: float) -> list[T]:
+            return [await apply(lock_wait, deadline)]
+
+        return await self._change(apply_to, None, key=key, id=id, locks=locks, deadline=deadline)

@@ -192,8 +192,7 @@ class ReadReceipts(Repository, Renamed):
                 self._MARK_MANY, rooms, users, up_to, lock_wait, deadline=deadline
             )
         watermarks = {(mark.room_id, mark.user_id): self._reported(mark) for mark in marked}
-        for key in watermarks:
-            self._executor.note_locked(key)
+        self._note_locked(watermarks)
         return [watermarks[key] if key in watermarks else NotAMember(*key) for key in keys]
 
     def _reported(self, watermark: Watermark, *, is_back: bool = False) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -51,9 +52,9 @@ class _Kept(Exception):
         super().__init__(field, reason, hint)
         self._field, self._reason, self._hint = field, reason, hint
 
-    def for_caller(self, as_user: UUID | None, action: str) -> Exception:
+    def for_caller(self, as_user: UUID | None) -> Exception:
         if as_user is not None:
-            return Forbidden(action, self._reason)
+            return Forbidden("leave this room", self._reason)
         return Invalid(self._field, self._reason + self._hint)
 
 
@@ -84,15 +85,14 @@ class _State(NamedTuple):
     is_direct: bool | None
     member: RoomUser | None
 
-    def may_not(self, action: str, *roles: Role) -> Exception | None:
-        """Why this user may not do what members with these roles may. None if that was changed a moment ago."""
+    def check_may(self, action: str, *roles: Role) -> None:
+        """Raises: why this user may not do what members with these roles may, if that is still so."""
         if self.member is None:
-            return NotAMember(*self.key)
+            raise NotAMember(*self.key)
         if self.is_direct:
-            return Forbidden(action, "a direct room keeps its two members and their roles")
+            raise Forbidden(action, "a direct room keeps its two members and their roles")
         if self.member.role not in roles:
-            return Forbidden(action, f"it needs the role {' or '.join(roles)}")
-        return None
+            raise Forbidden(action, f"it needs the role {' or '.join(roles)}")
 
     @property
     def is_kept(self) -> bool:
@@ -110,6 +110,67 @@ class _State(NamedTuple):
         return NotAMember(*self.key)  # it left a moment ago
 
 
+def _actor(user_id: str, lock_wait: str) -> str:
+    """A part of a WITH: the membership of the user who changes that of $2.
+
+    Both are locked in the order of their ids, so that neither changes before this is committed, and two who change
+    each other take turns. An admin who removes another one stays admin.
+    """
+    return f"""actor AS MATERIALIZED (
+            SELECT user_id AS actor_id, role AS actor_role
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id IN ($2, {user_id})
+                AND {not_deleted("$1", "$2", user_id)}
+                AND {lock_timeout(lock_wait)}
+            ORDER BY user_id
+            FOR NO KEY UPDATE
+        )"""
+
+
+# Two admins are locked, in an order, so that of two calls the second finds what the first has left. The statements
+# for members leave admins out, and need not look for others.
+_ADMINS: Final = f"""admins AS MATERIALIZED (
+            SELECT user_id
+            FROM room_users
+            WHERE room_id = $1
+                AND role = 'admin'
+                AND {not_deleted("user_id")}
+                AND {lock_timeout("$4")}
+            ORDER BY user_id
+            LIMIT 2
+            FOR NO KEY UPDATE
+        )"""
+_ANOTHER_ADMIN: Final = "EXISTS (SELECT 1 FROM admins WHERE user_id <> $2)"
+
+
+def _removal(
+    name: str, of_function: str, condition: str, before: str = "", source: str = ""
+) -> Statement[MemberKey]:
+    """Ends a membership if the condition holds. `before` and `source` are as in `_set_role`. `of_function` calls
+    the function that does the same.
+
+    The membership is deleted first: of two calls for the same member, the second waits and then finds none.
+    """
+    return Statement(
+        name,
+        MemberKey,
+        f"""
+        WITH {before and f"{before}, "}gone AS (
+            DELETE FROM room_users
+            {source and f"USING {source}"}
+            WHERE room_users.room_id = $1
+                AND room_users.user_id = $2
+                AND {condition}
+            RETURNING room_users.room_id, room_users.user_id
+        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
+        SELECT room_id, user_id
+        FROM gone
+        """,
+        distributed=of_function and f"SELECT of_room AS room_id, of_user AS user_id FROM {of_function}",
+    )
+
+
 def _set_role(
     name: str, of_function: str, condition: str, before: str = "", source: str = ""
 ) -> Statement[RoomUser]:
@@ -119,7 +180,7 @@ def _set_role(
         name,
         RoomUser,
         f"""
-        WITH {before}changed AS (
+        WITH {before and f"{before}, "}changed AS (
             UPDATE room_users
             SET role = $3
             {source and f"FROM {source}"}
@@ -251,9 +312,9 @@ class RoomUsers(Repository):
         join, deadline = Join(key, inputs.role(role), inputs.viewer(as_user)), self._executor.deadline()
         if join.by is None or not join.needs_rights:
             return await self._change(self._add_each, join, key=key.room_id, id=key, deadline=deadline)
-        locks = (MemberKey(key.room_id, join.by),)
-        return await self._change(
-            self._add_by, join, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
+        actor = MemberKey(key.room_id, join.by)
+        return await self._change_alone(
+            partial(self._add_by, join, actor), key=key.room_id, id=key, locks=(actor,), deadline=deadline
         )
 
     async def _add_each(
@@ -268,20 +329,19 @@ class RoomUsers(Repository):
             for key, _, by in joins
         ]
 
-    async def _add_by(
-        self, joins: Sequence[Join], lock_wait: str | None, deadline: float
-    ) -> list[RoomUser | Exception]:
-        [join] = joins
-        key, role, by = join
-        actor = MemberKey(key.room_id, by or NO_USER)
+    async def _add_by(self, join: Join, actor: MemberKey, lock_wait: str | None, deadline: float) -> RoomUser:
+        key, role, _ = join
         joined = await self._join([join], lock_wait, deadline)
         if joined:
             self._executor.note_locked(actor)
-            return [joined[key]]
+            return joined[key]
         states = await self._states([actor, key], deadline)
         roles = (Role.ADMIN, Role.MODERATOR) if role is Role.MEMBER else (Role.ADMIN,)
-        refusal = states[actor].may_not(f"add a member with the role {role}", *roles)
-        return [refusal or states[key].member or states[key].why_not_added()]
+        states[actor].check_may(f"add a member with the role {role}", *roles)
+        state = states[key]
+        if state.member is None:
+            raise state.why_not_added()
+        return state.member
 
     async def add_many(
         self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
@@ -307,24 +367,21 @@ class RoomUsers(Repository):
                 raise NotFound("user", str(unknown))
         joined: list[RoomUser] = []
         for step in steps:
-            item = (room_id, step, role)
-            joined += await self._change(
-                self._add_step, item, key=room_id, id=object(), alone=True, deadline=deadline
-            )
+            add_step = partial(self._add_step, room_id, step, role)
+            joined += await self._change_alone(add_step, key=room_id, id=object(), deadline=deadline)
         return joined
 
     async def _add_step(
-        self, steps: Sequence[tuple[UUID, list[UUID], Role]], lock_wait: str | None, deadline: float
-    ) -> list[list[RoomUser] | Exception]:
-        [(room_id, user_ids, role)] = steps
+        self, room_id: UUID, user_ids: list[UUID], role: Role, lock_wait: str | None, deadline: float
+    ) -> list[RoomUser]:
         keys = [MemberKey(room_id, user_id) for user_id in user_ids]
         joined = await self._join([Join(key, role, None) for key in keys], lock_wait, deadline)
         # Without a user the room is looked up all the same.
-        states = {} if joined else await self._states(keys or [MemberKey(room_id, UUID(int=0))], deadline)
+        states = {} if joined else await self._states(keys or [MemberKey(room_id, NO_USER)], deadline)
         for state in states.values():
             if state.is_direct is None or (state.is_direct and not state.member and keys):
-                return [state.why_not_added()]
-        return [list(joined.values())]
+                raise state.why_not_added()
+        return list(joined.values())
 
     _UNKNOWN = Statement(
         "room_users.unknown_users",
@@ -351,24 +408,20 @@ class RoomUsers(Repository):
         rooms, users = [key.room_id for key, _, _ in joins], [key.user_id for key, _, _ in joins]
         roles, if_public = [role for _, role, _ in joins], [by is not None for _, _, by in joins]
         key, role, by = first = joins[0]
-        try:
+
+        async def insert(run: Callable[..., Awaitable[list[RoomUser]]]) -> list[RoomUser]:
             if first.needs_rights or (len(joins) == 1 and lock_wait is None):
-                members = await self._executor.attempt(
-                    self._ADD, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
-                )
-            else:
-                members = await self._executor.attempt(
-                    self._ADD_MANY, rooms, users, roles, lock_wait, if_public, deadline=deadline
-                )
+                return await run(self._ADD, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline)
+            return await run(self._ADD_MANY, rooms, users, roles, lock_wait, if_public, deadline=deadline)
+
+        try:
+            members = await insert(self._executor.attempt)
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             if len(set(rooms)) > 1:
                 raise
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, rooms[0], lock_wait)
-                if first.needs_rights:
-                    members = await part.fetch_all(self._ADD, key.room_id, key.user_id, role, by, lock_wait)
-                else:
-                    members = await part.fetch_all(self._ADD_MANY, rooms, users, roles, lock_wait, if_public)
+                members = await insert(part.fetch_all)
         except NotFound as failure:
             if failure.key != str(NO_USER):
                 raise
@@ -415,59 +468,20 @@ class RoomUsers(Repository):
             raise failure.with_unknown_outcome() from failure  # others of the batch were changed
         return {state.key: state for state in states}
 
-    # Two admins are locked, in an order, so that of two calls the second finds what the first has left. The
-    # statements for members leave admins out, and need not look for others.
-    _ADMINS = f"""admins AS MATERIALIZED (
-            SELECT user_id
-            FROM room_users
-            WHERE room_id = $1
-                AND role = 'admin'
-                AND {not_deleted("user_id")}
-                AND {lock_timeout("$4")}
-            ORDER BY user_id
-            LIMIT 2
-            FOR NO KEY UPDATE
-        )"""
-    _ANOTHER_ADMIN = "EXISTS (SELECT 1 FROM admins WHERE user_id <> $2)"
-
-    # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
-    _REMOVE = Statement(
+    _REMOVE = _removal(
         "room_users.remove",
-        MemberKey,
-        f"""
-        WITH gone AS (
-            DELETE FROM room_users
-            USING rooms
-            WHERE room_users.room_id = $1
-                AND room_users.user_id = $2
-                AND {not_deleted("$1", "$2")}
+        "hubbub_remove_member($1, $2)",
+        f"""{not_deleted("$1", "$2")}
                 AND rooms.id = $1
                 AND rooms.direct_key IS NULL
-                AND room_users.role <> 'admin'
-            RETURNING room_users.room_id, room_users.user_id
-        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
-        SELECT room_id, user_id
-        FROM gone
-        """,
-        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_member($1, $2)",
+                AND room_users.role <> 'admin'""",
+        source="rooms",
     )
-    _REMOVE_ADMIN = Statement(
+    _REMOVE_ADMIN = _removal(
         "room_users.remove_admin",
-        MemberKey,
-        f"""
-        WITH {_ADMINS}, gone AS (
-            DELETE FROM room_users
-            WHERE room_id = $1
-                AND user_id = $2
-                AND {not_deleted("$1", "$2")}
-                AND ($3::boolean OR role <> 'admin' OR {_ANOTHER_ADMIN})
-            RETURNING room_id, user_id
-        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
-        SELECT room_id, user_id
-        FROM gone
-        """,
-        # Also where it is the last member: the next two statements are parts of it.
-        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_admin($1, $2, $3, $4)",
+        "hubbub_remove_admin($1, $2, $3, $4)",  # also of the last member: the next two statements are parts of it
+        f"{not_deleted('$1', '$2')} AND ($3::boolean OR role <> 'admin' OR {_ANOTHER_ADMIN})",
+        _ADMINS,
     )
     # A join in flight is in no snapshot. So the last admin's own row and the room are locked, in the order of a
     # join, by a statement of their own, and the next one sees all members there are.
@@ -491,60 +505,27 @@ class RoomUsers(Repository):
         """,
         distributed=NOT_SUPPORTED,
     )
-    _REMOVE_LAST_MEMBER = Statement(
+    _REMOVE_LAST_MEMBER = _removal(
         "room_users.remove_last_member",
-        MemberKey,
-        f"""
-        WITH gone AS (
-            DELETE FROM room_users
-            WHERE room_id = $1
-                AND user_id = $2
-                AND {not_deleted("$1", "$2")}
+        NOT_SUPPORTED,
+        f"""{not_deleted("$1", "$2")}
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users AS other
                     WHERE other.room_id = $1
                         AND other.user_id <> $2
                         AND {not_deleted("other.user_id")}
-                )
-            RETURNING room_id, user_id
-        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
-        SELECT room_id, user_id
-        FROM gone
-        """,
-        distributed=NOT_SUPPORTED,
+                )""",
     )
-    # The memberships of both are locked in the order of their ids, so that neither changes before this is
-    # committed, and two who change each other take turns. An admin who removes another one stays admin.
-    _ACTOR = f"""actor AS MATERIALIZED (
-            SELECT user_id AS actor_id, role AS actor_role
-            FROM room_users
-            WHERE room_id = $1
-                AND user_id IN ($2, $3)
-                AND {not_deleted("$1", "$2", "$3")}
-                AND {lock_timeout("$4")}
-            ORDER BY user_id
-            FOR NO KEY UPDATE
-        )"""
-    _REMOVE_BY = Statement(
+    _REMOVE_BY = _removal(
         "room_users.remove_by",
-        MemberKey,
-        f"""
-        WITH {_ACTOR}, gone AS (
-            DELETE FROM room_users
-            USING rooms, actor
-            WHERE room_users.room_id = $1
-                AND room_users.user_id = $2
-                AND rooms.id = $1
+        "hubbub_remove_member_by($1, $2, $3, $4)",
+        """rooms.id = $1
                 AND rooms.direct_key IS NULL
                 AND actor_id = $3
-                AND (actor_role = 'admin' OR (actor_role = 'moderator' AND role = 'member'))
-            RETURNING room_users.room_id, room_users.user_id
-        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
-        SELECT room_id, user_id
-        FROM gone
-        """,
-        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_member_by($1, $2, $3, $4)",
+                AND (actor_role = 'admin' OR (actor_role = 'moderator' AND role = 'member'))""",
+        _actor("$3", "$4"),
+        "rooms, actor",
     )
     _REMOVE_MANY = Statement(
         "room_users.remove_many",
@@ -585,48 +566,41 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         viewer, force, deadline = inputs.viewer(as_user), inputs.flag("force", force), self._executor.deadline()
         if viewer is not None and viewer != key.user_id:
-            removal = key, viewer
-            locks = key, MemberKey(key.room_id, viewer)
-            return await self._change(
-                self._remove_by, removal, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
+            actor = MemberKey(key.room_id, viewer)
+            return await self._change_alone(
+                partial(self._remove_by, key, actor),
+                key=key.room_id,
+                id=key,
+                locks=(key, actor),
+                deadline=deadline,
             )
         try:
             with suppress(_IsAdmin):
                 return await self._change(
                     self._remove_each, key, key=key.room_id, id=key, locks=(key,), deadline=deadline
                 )
-            admin = key, force and viewer is None
-            return await self._change(
-                self._remove_admin, admin, key=key.room_id, id=key, locks=(key,), alone=True, deadline=deadline
-            )
+            remove = partial(self._remove_admin, key, force and viewer is None)
+            return await self._change_alone(remove, key=key.room_id, id=key, locks=(key,), deadline=deadline)
         except _Kept as refusal:
-            raise refusal.for_caller(viewer, "leave this room") from None
+            raise refusal.for_caller(viewer) from None
 
-    async def _remove_by(
-        self, removals: Sequence[tuple[MemberKey, UUID]], lock_wait: str | None, deadline: float
-    ) -> list[bool | Exception]:
-        [(key, by)] = removals
+    async def _remove_by(self, key: MemberKey, actor: MemberKey, lock_wait: str | None, deadline: float) -> bool:
         gone = await self._executor.fetch_all(
-            self._REMOVE_BY, key.room_id, key.user_id, by, lock_wait, deadline=deadline
+            self._REMOVE_BY, key.room_id, key.user_id, actor.user_id, lock_wait, deadline=deadline
         )
         if not gone:
-            actor = MemberKey(key.room_id, by)
             states = await self._states([actor, key], deadline)
             member = states[key].member
             roles = (Role.ADMIN, Role.MODERATOR) if not member or member.role is Role.MEMBER else (Role.ADMIN,)
-            refusal = states[actor].may_not("remove this member", *roles)
-            if refusal is not None or member is not None:
-                return [refusal or Forbidden("remove this member", "a role was changed meanwhile")]
+            states[actor].check_may("remove this member", *roles)
+            if member is not None:
+                raise Forbidden("remove this member", "a role was changed meanwhile")
         else:
-            self._executor.note_locked(MemberKey(key.room_id, by))
-        self._changed(MembershipEnded(*key), locks=bool(gone))
-        self._changed(RoomTouched(key.room_id), locks=bool(gone))
-        return [bool(gone)]
+            self._executor.note_locked(actor)
+        self._report_ended([key], gone)
+        return bool(gone)
 
-    async def _remove_admin(
-        self, admins: Sequence[tuple[MemberKey, bool]], lock_wait: str | None, deadline: float
-    ) -> list[bool | Exception]:
-        [(key, force)] = admins
+    async def _remove_admin(self, key: MemberKey, force: bool, lock_wait: str | None, deadline: float) -> bool:
         gone = await self._executor.fetch_all(
             self._REMOVE_ADMIN, key.room_id, key.user_id, force, lock_wait, deadline=deadline
         )
@@ -635,10 +609,9 @@ class RoomUsers(Repository):
                 if await part.fetch_one(self._LOCK_WITH_ROOM, key.room_id, key.user_id, lock_wait) is not None:
                     gone = await part.fetch_all(self._REMOVE_LAST_MEMBER, key.room_id, key.user_id)
         if not gone and (await self._states([key], deadline))[key].is_admin:
-            return [_Kept("user_id", LAST_ADMIN, ", or use force=True")]
-        self._changed(MembershipEnded(*key), locks=bool(gone))
-        self._changed(RoomTouched(key.room_id), locks=bool(gone))
-        return [bool(gone)]
+            raise _Kept("user_id", LAST_ADMIN, ", or use force=True")
+        self._report_ended([key], gone)
+        return bool(gone)
 
     async def _remove_each(
         self, keys: Sequence[MemberKey], lock_wait: str | None, deadline: float
@@ -650,14 +623,8 @@ class RoomUsers(Repository):
             gone = await self._executor.fetch_all(self._REMOVE_MANY, rooms, users, lock_wait, deadline=deadline)
         found = set(gone)
         states = await self._states([key for key in keys if key not in found], deadline)
-        # Also on a retry: the first attempt may not have reported it.
         staying = {key for key, state in states.items() if state.is_kept or state.is_admin}
-        ended = [key for key in keys if key not in staying]
-        for key in ended:
-            self._changed(MembershipEnded(key.room_id, key.user_id), locks=key in found)
-        left = {key.room_id for key in found}
-        for room_id in {key.room_id for key in ended}:
-            self._changed(RoomTouched(room_id), locks=room_id in left)
+        self._report_ended([key for key in keys if key not in staying], found)
         return [
             key not in states
             if key not in staying
@@ -667,18 +634,23 @@ class RoomUsers(Repository):
             for key in keys
         ]
 
+    def _report_ended(self, keys: Sequence[MemberKey], gone: Iterable[MemberKey]) -> None:
+        """Report them, also those that were gone before: on a retry, the first attempt may not have done so."""
+        gone = set(gone)
+        for key in keys:
+            self._changed(MembershipEnded(*key), locks=key in gone)
+        left = {key.room_id for key in gone}
+        for room_id in {key.room_id for key in keys}:
+            self._changed(RoomTouched(room_id), locks=room_id in left)
+
     _SET_ROLE = _set_role("room_users.set_role", "NULL, false, NULL", "role <> 'admin'")
-    _DEMOTE = _set_role(
-        "room_users.demote", "NULL, true, $4", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", f"{_ADMINS}, "
-    )
-    _STEP_DOWN = _set_role(
-        "room_users.step_down", "$2, true, $4", f"role = 'admin' AND {_ANOTHER_ADMIN}", f"{_ADMINS}, "
-    )
+    _DEMOTE = _set_role("room_users.demote", "NULL, true, $4", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", _ADMINS)
+    _STEP_DOWN = _set_role("room_users.step_down", "$2, true, $4", f"role = 'admin' AND {_ANOTHER_ADMIN}", _ADMINS)
     _SET_ROLE_BY = _set_role(
         "room_users.set_role_by",
         "$4, false, $5",
         "actor_id = $4 AND actor_role = 'admin'",
-        f"{_ACTOR.replace('$4', '$5').replace('$3', '$4')}, ",
+        _actor("$4", "$5"),
         "actor",
     )
     _SET_ROLES = Statement(
@@ -713,54 +685,50 @@ class RoomUsers(Repository):
         with `as_user` Forbidden, also instead of Invalid.
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        change, viewer, deadline = (key, inputs.role(role)), inputs.viewer(as_user), self._executor.deadline()
+        role, viewer, deadline = inputs.role(role), inputs.viewer(as_user), self._executor.deadline()
         if viewer is not None:
-            by, locks = (*change, viewer), (key, MemberKey(key.room_id, viewer))
-            return await self._change(
-                self._set_by, by, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
-            )
+            actor = MemberKey(key.room_id, viewer)
+            set_by = partial(self._set_by, key, role, actor)
+            return await self._change_alone(set_by, key=key.room_id, id=key, locks=(key, actor), deadline=deadline)
         with suppress(_IsAdmin):
             return await self._change(
-                self._set_each, change, key=key.room_id, id=key, locks=(key,), deadline=deadline
+                self._set_each, (key, role), key=key.room_id, id=key, locks=(key,), deadline=deadline
             )
-        return await self._change(
-            self._demote, change, key=key.room_id, id=key, locks=(key,), alone=True, deadline=deadline
+        return await self._change_alone(
+            partial(self._demote, key, role), key=key.room_id, id=key, locks=(key,), deadline=deadline
         )
 
-    async def _demote(
-        self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
-    ) -> list[RoomUser | Exception]:
-        [(key, role)] = changes
-        changed = await self._executor.fetch_all(
+    async def _demote(self, key: MemberKey, role: Role, lock_wait: str | None, deadline: float) -> RoomUser:
+        changed = await self._executor.fetch_one(
             self._DEMOTE, key.room_id, key.user_id, role, lock_wait, deadline=deadline
         )
-        member = changed[0] if changed else (await self._states([key], deadline))[key].member
-        self._member_changed(bool(changed), key)
-        if member is not None and member.role is not role:
-            return [Invalid("role", LAST_ADMIN)]
-        return [member or NotAMember(*key)]
+        member = changed or (await self._states([key], deadline))[key].member
+        self._member_changed(changed is not None, key)
+        member = require(member, NotAMember, *key)
+        if member.role is not role:
+            raise Invalid("role", LAST_ADMIN)
+        return member
 
     async def _set_by(
-        self, changes: Sequence[tuple[MemberKey, Role, UUID]], lock_wait: str | None, deadline: float
-    ) -> list[RoomUser | Exception]:
-        [(key, role, by)] = changes
-        if by == key.user_id:
-            changed = await self._executor.fetch_all(
+        self, key: MemberKey, role: Role, actor: MemberKey, lock_wait: str | None, deadline: float
+    ) -> RoomUser:
+        if actor == key:
+            changed = await self._executor.fetch_one(
                 self._STEP_DOWN, key.room_id, key.user_id, role, lock_wait, deadline=deadline
             )
         else:
-            changed = await self._executor.fetch_all(
-                self._SET_ROLE_BY, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
+            changed = await self._executor.fetch_one(
+                self._SET_ROLE_BY, key.room_id, key.user_id, role, actor.user_id, lock_wait, deadline=deadline
             )
-        actor = MemberKey(key.room_id, by)
-        self._member_changed(bool(changed), key, actor)
-        if changed:
-            return [changed[0]]
+        self._member_changed(changed is not None, key, actor)
+        if changed is not None:
+            return changed
         states = await self._states(list({actor, key}), deadline)
-        refusal, member = states[actor].may_not("change a role", Role.ADMIN), states[key].member
-        if refusal is None and member is not None and member.role is not role:
-            refusal = Forbidden("change a role", LAST_ADMIN)
-        return [refusal or member or NotAMember(*key)]
+        states[actor].check_may("change a role", Role.ADMIN)
+        member = require(states[key].member, NotAMember, *key)
+        if member.role is not role:
+            raise Forbidden("change a role", LAST_ADMIN)
+        return member
 
     async def _set_each(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
@@ -777,8 +745,7 @@ class RoomUsers(Repository):
             )
         changed = {MemberKey(member.room_id, member.user_id): member for member in members}
         states = await self._states([key for key in keys if key not in changed], deadline)
-        for key in changed:
-            self._executor.note_locked(key)
+        self._note_locked(changed)
         locked = {key.room_id for key in changed}
         for room_id in set(rooms):
             self._changed(RoomTouched(room_id), locks=room_id in locked)  # also on a retry
@@ -819,19 +786,20 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         encoded, deadline = inputs.metadata(metadata), self._executor.deadline()
 
-        async def apply(_: object, lock_wait: str | None, deadline: float) -> list[RoomUser | Exception]:
+        async def apply(lock_wait: str | None, deadline: float) -> RoomUser:
             changed = await self._executor.fetch_one(
                 self._UPDATE, key.room_id, key.user_id, encoded, lock_wait, deadline=deadline
             )
             self._member_changed(changed is not None, key)
-            return [changed or (await self._states([key], deadline))[key].member or NotAMember(*key)]
+            member = changed or (await self._states([key], deadline))[key].member
+            return require(member, NotAMember, *key)
 
-        return await self._change(apply, None, key=key.room_id, id=key, locks=(key,), deadline=deadline)
+        return await self._change_alone(apply, key=key.room_id, id=key, locks=(key,), deadline=deadline)
 
     def _member_changed(self, is_changed: bool, *locked: MemberKey) -> None:
         """Report it also if nothing was changed, as on a retry. `locked` are the memberships that it locks."""
-        for key in locked if is_changed else ():
-            self._executor.note_locked(key)
+        if is_changed:
+            self._note_locked(locked)
         self._changed(RoomTouched(locked[0].room_id), locks=is_changed)
 
     # Without the subqueries PostgreSQL would replan it each time for a few members, as SEND_MANY.

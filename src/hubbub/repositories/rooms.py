@@ -264,7 +264,7 @@ class Rooms(Repository):
         sets_metadata = metadata is not UNSET
         encoded = None if metadata is UNSET else inputs.metadata(metadata)
 
-        async def apply(_: object, lock_wait: str | None, deadline: float) -> list[Room]:
+        async def apply(lock_wait: str | None, deadline: float) -> Room:
             changed = await self._executor.fetch_one(
                 self._UPDATE,
                 room_id,
@@ -290,13 +290,12 @@ class Rooms(Repository):
                 raise NotAMember(room_id, by)
             room = require(changed, NotFound, "room", room_id)
             self._changed(RoomTouched(room.id))
-            for key in locks:
-                self._executor.note_locked(key)
-            return [room]
+            self._note_locked(locks)
+            return room
 
         locks = () if viewer is None else ((room_id, viewer),)
         deadline = self._executor.deadline()
-        return await self._change(apply, None, key=room_id, id=apply, locks=locks, deadline=deadline)
+        return await self._change_alone(apply, key=room_id, id=apply, locks=locks, deadline=deadline)
 
     _ROLE_OF = Statement(
         "rooms.role_of",
