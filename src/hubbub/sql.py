@@ -176,23 +176,22 @@ def by_id(model: type[M], table: str, computed: Mapping[str, str] | None = None)
     id = "messages.room_id" if model is Message else f"{table}.id"
     found = f"FROM {table} WHERE {not_deleted(id)} AND {table}.id"
     one = f"SELECT {readable(model, computed=computed)} {found} = $1"
-    form: Callable[[str], str] | None = None
-    form_of_many = form
-    if model is Message:
-        form, form_of_many = f"{{}} {OLDEST}".format, f"{{}} {OLDEST_LAST}".format
-    elif model is User:
-        form = form_of_many = with_presence
     # Without the subquery PostgreSQL would replan it each time for a few ids, as SEND_MANY.
     many = f"SELECT {quickly_readable(model, computed)} {found} = ANY((SELECT $1::uuid[])::uuid[])"
+    distributed, distributed_many = one, many
+    if model is Message:
+        distributed, distributed_many = f"{one} {OLDEST}", f"{many} {OLDEST_LAST}"
+    elif model is User:
+        distributed, distributed_many = with_presence(one), with_presence(many)
     return Lookup(
         f"{table}.get",
         model,
         one,
-        many=Statement(f"{table}.get_many", model, many, distributed=form_of_many and form_of_many(many)),
+        many=Statement(f"{table}.get_many", model, many, distributed=distributed_many),
         key_of_args=lambda id: id.int,
         key_of_row=lambda row: row.id.int,
         has_room=model is Room,
-        distributed=form and form(one),
+        distributed=distributed,
     )
 
 

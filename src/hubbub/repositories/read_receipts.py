@@ -386,8 +386,7 @@ class ReadReceipts(Repository, Renamed):
         (user_id,) = (UUID(int=0),) if after is None else self._READERS_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
         if room_id is None and (self._executor.is_distributed or self._waiting_marks() is not None):
-            found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
-            room_id, _ = require(found, NotFound, "message", message_id)
+            room_id, _ = await self._room_of(message_id, None, viewer, deadline)
         if room_id is None:
             receipts = await self._executor.fetch_all(
                 self._READERS, message_id, user_id, limit + 1, viewer, deadline=deadline
@@ -399,16 +398,22 @@ class ReadReceipts(Repository, Renamed):
                 self._READERS_IN_ROOM, message_id, user_id, limit + 1, viewer, room_id, deadline=deadline
             )
         if not receipts:
-            if room_id is None:
-                found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
-            else:
-                found = await self._executor.fetch_one(
-                    self._ROOM_OF_IN_ROOM, message_id, viewer, room_id, deadline=deadline
-                )
-            of_room, is_visible = require(found, NotFound, "message", message_id)
+            of_room, is_visible = await self._room_of(message_id, room_id, viewer, deadline)
             if viewer is not None and not is_visible:
                 raise NotAMember(of_room, viewer)
         return self._READERS_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
+
+    async def _room_of(
+        self, message_id: UUID, room_id: UUID | None, viewer: UUID | None, deadline: float
+    ) -> tuple[UUID, bool]:
+        """The room of the message, and whether the viewer, if there is one, may see it. Raises: NotFound."""
+        if room_id is None:
+            found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
+        else:
+            found = await self._executor.fetch_one(
+                self._ROOM_OF_IN_ROOM, message_id, viewer, room_id, deadline=deadline
+            )
+        return require(found, NotFound, "message", message_id)
 
     _UNREAD_COUNTS_SQL = f"""
         SELECT room_users.room_id, unread.count AS unread

@@ -259,9 +259,7 @@ class Rooms(Repository):
         description = _description(description)
         is_private = None if is_private is None else inputs.flag("is_private", is_private)
         by = viewer if by is None else inputs.uuid("by", by)
-        sets_receipts = keeps_receipts is not UNSET
         receipts = None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts)
-        sets_metadata = metadata is not UNSET
         encoded = None if metadata is UNSET else inputs.metadata(metadata)
 
         async def apply(lock_wait: str | None, deadline: float) -> Room:
@@ -272,11 +270,11 @@ class Rooms(Repository):
                 description,
                 is_private,
                 by,
-                sets_receipts,
+                keeps_receipts is not UNSET,
                 receipts,
                 lock_wait,
                 viewer,
-                sets_metadata,
+                metadata is not UNSET,
                 encoded,
                 deadline=deadline,
             )
@@ -303,10 +301,6 @@ class Rooms(Repository):
         f"SELECT role FROM room_users WHERE room_id = $1 AND user_id = $2 AND {not_deleted('$1', '$2')}",
     )
 
-    async def _why_not_admin(self, room_id: UUID, user_id: UUID, action: str, deadline: float) -> HubbubError:
-        role = await self._executor.fetch_one(self._ROLE_OF, room_id, user_id, deadline=deadline)
-        return _not_an_admin(role, room_id, user_id, action)
-
     async def delete(self, room_id: UUID, *, as_user: UUID | None = None) -> None:
         """Delete the room with its members, messages, receipts and log.
 
@@ -316,11 +310,8 @@ class Rooms(Repository):
 
         Raises: NotFound, Invalid (such a room, in a transaction), and with `as_user` NotAMember and Forbidden.
         """
-        room_id, deadline, viewer = (
-            inputs.uuid("room_id", room_id),
-            self._executor.deadline(),
-            inputs.viewer(as_user),
-        )
+        room_id, viewer = inputs.uuid("room_id", room_id), inputs.viewer(as_user)
+        deadline = self._executor.deadline()
         await self._check_not_locked(of=room_id)
         may_hide = not isinstance(self._executor, OpenTransaction)
         if self._executor.is_distributed:
@@ -328,7 +319,8 @@ class Rooms(Repository):
         else:
             is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, viewer, deadline=deadline)
         if is_large is None and viewer is not None:
-            raise await self._why_not_admin(room_id, viewer, "delete this room", deadline)
+            role = await self._executor.fetch_one(self._ROLE_OF, room_id, viewer, deadline=deadline)
+            raise _not_an_admin(role, room_id, viewer, "delete this room")
         self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
         if require(is_large, NotFound, "room", room_id):
             check_outside_transaction(self._executor, "room_id")
@@ -379,16 +371,15 @@ class Rooms(Repository):
             found = await self._executor.fetch_all(self._FIND_DIRECT_BY_ID, key, viewer, id, deadline=deadline)
         if not found:
             found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
+        if found:
+            return found[0]
         value = key_of_value("rooms.direct_key", key.hex())
-        if not found:
-            await self._check_not_locked(value)
+        await self._check_not_locked(value)
         # A large one that is being deleted keeps the id for a while. Meanwhile the next one has another, unless
         # rooms are distributed: there only the id keeps the room unique.
         for id in (direct_id(key),) if self._executor.is_distributed else (direct_id(key), uuid7()):
-            if found:
-                break
             try:
-                found = await self._executor.attempt(
+                made = await self._executor.attempt(
                     self._CREATE_DIRECT,
                     id,
                     DIRECT_NAME,
@@ -402,15 +393,17 @@ class Rooms(Repository):
                     None,
                     deadline=deadline,
                 )
-                if not found:  # one of them is being deleted
-                    raise NotFound("user", f"{first} or {second}")
-                self._executor.note_locked(value)
-                self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster, or the id is taken
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
-        if not found:
-            raise NotFound("direct room", key.hex())  # it was deleted again
-        return found[0]
+                if found:
+                    return found[0]
+                continue
+            if not made:  # one of them is being deleted
+                raise NotFound("user", f"{first} or {second}")
+            self._executor.note_locked(value)
+            self._changed(MembersJoined(made[0].id, (first, second)))
+            return made[0]
+        raise NotFound("direct room", key.hex())  # it was deleted again
 
     _PUBLIC_CURSOR = Cursor("public rooms", tuple[str, UUID])
     _PUBLIC_SQL = f"""

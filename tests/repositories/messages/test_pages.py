@@ -11,6 +11,9 @@ import msgspec
 import pytest
 
 from hubbub import Hub, Invalid, Message, MessagePage, NewMessage, NotFound, Resync, Room, User
+from hubbub.postgres import Pool, Replicas
+from hubbub.postgres.connection import now
+from hubbub.repositories import Messages
 
 
 class Places(TypedDict, total=False):
@@ -151,3 +154,15 @@ async def test_message_of_the_same_transaction_is_on_the_page(hub: Hub, room: Ro
         pages = await asyncio.gather(*(tx.messages.page(room.id) for _ in range(3)))
         assert [page.items[-1] for page in pages] == [sent] * 3
         assert sent not in (await hub.messages.page(room.id)).items
+
+
+async def test_page_by_the_text_of_a_room_id_is_compared_with_the_head_of_the_room(pool: Pool, room: Room) -> None:
+    replicas = Replicas(pool, [pool], lambda _: 0)
+    [replica] = replicas._replicas
+    replica.measurements, replica.has_all_until = 2, now()
+    messages, room_id = Messages(pool, replicas=replicas), str(room.id)
+    await messages.page(room_id)  # type: ignore[arg-type]
+    assert replicas._seqs == {room.id: 1}
+    replicas._seqs.clear()
+    await messages.page_json(room_id)  # type: ignore[arg-type]
+    assert replicas._seqs == {room.id: 1}

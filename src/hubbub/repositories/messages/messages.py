@@ -91,6 +91,37 @@ def _change_of_one(event: type[LoggedEvent], change: str, room_id: str | None, u
     """
 
 
+def _change_of_many(
+    event: type[LoggedEvent], change: str, arrays: str, *others: str, lock_wait: str, unless: str = ""
+) -> str:
+    """As `_change_of_one`, for many. The `arrays` have the ids of messages, users and rooms, and the `others`."""
+    names = ", ".join(("message_id", "user_id", "room_id", *others))
+    of_target = ", ".join(f"change.{name}" for name in ("user_id", *others))
+    return f"""
+    WITH target AS MATERIALIZED (
+        SELECT messages.id AS message_id, messages.room_id, {of_target}, change.ordinal
+        FROM unnest({arrays}) WITH ORDINALITY AS change ({names}, ordinal)
+        JOIN messages
+            ON messages.id = change.message_id
+            AND messages.room_id = COALESCE(change.room_id, messages.room_id)
+        JOIN room_users
+            ON room_users.room_id = messages.room_id
+            AND room_users.user_id = change.user_id
+        WHERE messages.deleted_at IS NULL
+            AND {not_deleted("messages.room_id", "change.user_id")}
+            AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
+            {unless}
+            AND {lock_timeout(lock_wait)}
+        ORDER BY messages.id
+        FOR NO KEY UPDATE OF messages
+    ), {next_entries(event, "target", "message_id", "user_id")}
+    {change}
+    FROM target
+    WHERE messages.id = target.message_id
+    RETURNING {readable(Message, "messages")}
+    """
+
+
 def _edit(room_id: str | None = None) -> str:
     unless = _OTHER_CONTENT.format(content="$3")
     return _change_of_one(MessageEdited, _EDITED.format(content="$3"), room_id, unless)
@@ -238,25 +269,6 @@ class Messages(Repository):
         room_id = inputs.uuid("room_id", room_id)
         return await self._get_many(self._GET_MANY_IN_ROOM, message_ids, room_id, field="message_ids")
 
-    _TARGETS = f"""
-        target AS MATERIALIZED (
-            SELECT messages.id AS message_id, messages.room_id, change.user_id, change.ordinal{{selected}}
-            FROM unnest({{arrays}}) WITH ORDINALITY AS change ({{names}}, ordinal)
-            JOIN messages
-                ON messages.id = change.message_id
-                AND messages.room_id = COALESCE(change.room_id, messages.room_id)
-            JOIN room_users
-                ON room_users.room_id = messages.room_id
-                AND room_users.user_id = change.user_id
-            WHERE messages.deleted_at IS NULL
-                AND {not_deleted("messages.room_id", "change.user_id")}
-                AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
-                {{unless}}
-                AND {{timeout}}
-            ORDER BY messages.id
-            FOR NO KEY UPDATE OF messages
-        )
-    """
     _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True, distributed=NOT_SUPPORTED)
     _EDIT_IN_ROOM = Statement(
         "messages.edit_in_room",
@@ -268,22 +280,14 @@ class Messages(Repository):
     _EDIT_MANY = Statement(
         "messages.edit_many",
         Message,
-        f"""
-        WITH {
-            _TARGETS.format(
-                arrays="$1::uuid[], $2::uuid[], $5::uuid[], $3::text[]",
-                names="message_id, user_id, room_id, content",
-                selected=", change.content",
-                unless=_OTHER_CONTENT.format(content="change.content"),
-                timeout=lock_timeout("$4"),
-            )
-        },
-        {next_entries(MessageEdited, "target", "message_id", "user_id")}
-        {_EDITED.format(content="target.content")}
-        FROM target
-        WHERE messages.id = target.message_id
-        RETURNING {readable(Message, "messages")}
-        """,
+        _change_of_many(
+            MessageEdited,
+            _EDITED.format(content="target.content"),
+            "$1::uuid[], $2::uuid[], $5::uuid[], $3::text[]",
+            "content",
+            lock_wait="$4",
+            unless=_OTHER_CONTENT.format(content="change.content"),
+        ),
         idempotent=True,
         distributed=NOT_SUPPORTED,
     )
@@ -333,22 +337,7 @@ class Messages(Repository):
     _DELETE_MANY = Statement(
         "messages.delete_many",
         Message,
-        f"""
-        WITH {
-            _TARGETS.format(
-                arrays="$1::uuid[], $2::uuid[], $4::uuid[]",
-                names="message_id, user_id, room_id",
-                selected="",
-                unless="",
-                timeout=lock_timeout("$3"),
-            )
-        },
-        {next_entries(MessageDeleted, "target", "message_id", "user_id")}
-        {_DELETED}
-        FROM target
-        WHERE messages.id = target.message_id
-        RETURNING {readable(Message, "messages")}
-        """,
+        _change_of_many(MessageDeleted, _DELETED, "$1::uuid[], $2::uuid[], $4::uuid[]", lock_wait="$3"),
         idempotent=True,
         distributed=NOT_SUPPORTED,
     )
@@ -488,16 +477,8 @@ class Messages(Repository):
 
         Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
-        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
-        span = await self._span(
-            room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
-        )
-        return await self._read_room(
-            room_id,
-            span.seen,
-            lambda executor, least, by: read_page_on_replica(executor, least, span, by, viewer),
-            lambda: read_page(self._executor, span, deadline, viewer),
-            deadline,
+        return await self._read_page(
+            read_page, read_page_on_replica, room_id, (before, after, around), limit=limit, as_user=as_user
         )
 
     async def page_json(
@@ -518,39 +499,45 @@ class Messages(Repository):
 
         Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
-        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
-        span = await self._span(
-            room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
-        )
-        return await self._read_room(
+        return await self._read_page(
+            read_page_json,
+            read_page_json_on_replica,
             room_id,
-            span.seen,
-            lambda executor, least, by: read_page_json_on_replica(executor, least, span, by, viewer),
-            lambda: read_page_json(self._executor, span, deadline, viewer),
-            deadline,
+            (before, after, around),
+            limit=limit,
+            as_user=as_user,
         )
 
-    async def _span(
+    async def _read_page(
         self,
+        read: Callable[[Executor, Span, float, UUID | None], Awaitable[T]],
+        read_on_replica: Callable[[Executor, int, Span, float, UUID | None], Awaitable[tuple[int, T] | None]],
         room_id: UUID,
+        anchors: tuple[PageAnchor | None, PageAnchor | None, PageAnchor | UUID | None],
         *,
-        before: PageAnchor | None,
-        after: PageAnchor | None,
-        around: PageAnchor | UUID | None,
         limit: int,
-        viewer: UUID | None,
-        deadline: float,
-    ) -> Span:
+        as_user: UUID | None,
+    ) -> T:
+        before, after, around = anchors
+        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
         if sum(anchor is not None for anchor in (before, after, around)) > 1:
             raise Invalid("before", "only one of before, after and around can be given")
         if after is not None:
-            return Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
-        if around is not None:
+            span = Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
+        elif around is not None:
             if not isinstance(around, int | Message):
                 around = await self._anchor(room_id, inputs.uuid("around", around), viewer, deadline)
-            return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
-        return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
+            span = Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
+        else:
+            span = Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
+        return await self._read_room(
+            room_id,
+            span.seen,
+            lambda executor, least, by: read_on_replica(executor, least, span, by, viewer),
+            lambda: read(self._executor, span, deadline, viewer),
+            deadline,
+        )
 
     async def _anchor(self, room_id: UUID, id: UUID, viewer: UUID | None, deadline: float) -> Message:
         """The message, from this room, or from another one for the error that it means."""
