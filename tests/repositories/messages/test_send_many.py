@@ -25,7 +25,7 @@ from hubbub.commits import Change, MessagesSent
 from hubbub.inputs import CONTENT_LENGTH
 from hubbub.models import MessageType
 from hubbub.postgres import Pool
-from hubbub.repositories.messages import send_many, writer
+from hubbub.repositories.messages import send, writer
 from hubbub.repositories.messages.send import Draft
 from instrumentation.recording import Recording
 from log import log_of
@@ -39,9 +39,7 @@ def contents(messages: Sequence[Message]) -> list[str]:
     return [message.content for message in messages]
 
 
-@pytest.mark.parametrize(
-    "count", [1, 2, send_many.MESSAGES_PER_STATEMENT, send_many.MESSAGES_PER_STATEMENT * 2 + 1]
-)
+@pytest.mark.parametrize("count", [1, 2, send.MESSAGES_PER_STATEMENT, send.MESSAGES_PER_STATEMENT * 2 + 1])
 async def test_send_many_keeps_the_order_of_the_list(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
@@ -55,7 +53,7 @@ async def test_send_many_keeps_the_order_of_the_list(
 
 
 async def test_messages_of_send_many_are_contiguous(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    count = send_many.MESSAGES_PER_STATEMENT + 10
+    count = send.MESSAGES_PER_STATEMENT + 10
     [first, second, *single] = await asyncio.gather(
         hub.messages.send_many(room.id, ada.id, some(count)),
         hub.messages.send_many(room.id, ada.id, some(count)),
@@ -89,7 +87,7 @@ async def test_draft_may_have_every_field_of_a_message(hub: Hub, ada: User, room
     assert (await hub.messages.page(room.id)).items == sent
 
 
-@pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT * 2 + 5])
+@pytest.mark.parametrize("count", [5, send.MESSAGES_PER_STATEMENT * 2 + 5])
 async def test_retry_returns_the_first_messages_and_takes_no_seq(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
@@ -119,7 +117,7 @@ async def test_concurrent_retries_of_send_many_send_once(hub: Hub, pool: Pool, a
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 20
 
 
-@pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT + 5])
+@pytest.mark.parametrize("count", [5, send.MESSAGES_PER_STATEMENT + 5])
 async def test_send_many_with_a_refused_draft_sends_none(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room, count: int
 ) -> None:
@@ -163,13 +161,13 @@ async def test_invalid_draft_is_refused_before_a_statement_is_sent(
             await hub.messages.send_many(room.id, ada.id, [NewMessage("fine", id=id), wrong])  # type: ignore[list-item]
         assert refused.value.field == field
     with pytest.raises(Invalid) as refused:
-        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(send_many.MOST_DRAFTS + 1)))
+        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(send.MOST_DRAFTS + 1)))
     assert refused.value.field == "drafts"
     assert await log_of(pool, room.id) == ["joined"]
 
 
 async def test_send_many_is_part_of_its_transaction(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    news = some(send_many.MESSAGES_PER_STATEMENT + 1)
+    news = some(send.MESSAGES_PER_STATEMENT + 1)
     with pytest.raises(ZeroDivisionError):
         await send_and_fail(hub, room, ada, news)
     assert await log_of(pool, room.id) == ["joined"]
@@ -179,7 +177,7 @@ async def test_send_many_is_part_of_its_transaction(hub: Hub, pool: Pool, ada: U
         with pytest.raises(Invalid):
             await tx.messages.send_many(room.id, ada.id, [*some(600), NewMessage("x", reply_to=uuid4())])
         await tx.messages.send(room.id, ada.id, "after")
-    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (send_many.MESSAGES_PER_STATEMENT + 2)
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (send.MESSAGES_PER_STATEMENT + 2)
 
 
 async def send_and_fail(hub: Hub, room: Room, user: User, news: list[NewMessage]) -> None:
@@ -196,7 +194,7 @@ async def test_messages_of_a_cancelled_send_many_are_reported_in_order(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     reported: list[UUID] = []
-    many = drafts_of(room, ada, send_many.MESSAGES_PER_STATEMENT + 1)
+    many = drafts_of(room, ada, send.MESSAGES_PER_STATEMENT + 1)
 
     def note(change: Change) -> None:
         assert isinstance(change, MessagesSent)

@@ -26,8 +26,7 @@ from hubbub.repositories.messages.pages import (
     read_page_on_replica,
     seq_of,
 )
-from hubbub.repositories.messages.send import draft_of, send_one
-from hubbub.repositories.messages.send_many import drafts_of, send_all
+from hubbub.repositories.messages.send import draft_of, drafts_of, send_all, send_one
 from hubbub.repositories.messages.writer import MessageWriter
 from hubbub.repository import Apply, ChangeBatcher, Repository
 from hubbub.sql import (

@@ -34,13 +34,17 @@ from hubbub.errors import Conflict, Unavailable
 from hubbub.instrumentation import LatencyHistogram
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
-from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
-from hubbub.repositories.messages.send_many import (
+from hubbub.repositories.messages.send import (
     BYTES_PER_STATEMENT,
     MESSAGES_PER_STATEMENT,
+    Draft,
+    Outcomes,
     append,
+    find_earlier_sends,
     send_all,
+    send_one,
     size_of,
+    why_not_sent,
 )
 from hubbub.repository import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
 
