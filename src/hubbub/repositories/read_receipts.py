@@ -72,8 +72,26 @@ class ReadReceipts(Repository, Renamed):
                     )
                 )"""
 
+    # last_read_message_id follows the watermark.
+    _MOVED = """moved AS (
+            UPDATE room_users
+            SET last_read_seq = target.new_seq,
+                last_read_message_id = (
+                    SELECT messages.id
+                    FROM messages
+                    WHERE messages.room_id = {room_id}
+                        AND messages.seq <= target.new_seq
+                    ORDER BY messages.seq DESC
+                    LIMIT 1
+                )
+            FROM target
+            WHERE room_users.room_id = {room_id}
+                AND room_users.user_id = target.user_id
+                AND target.new_seq {than} target.old_seq
+        )"""
+
     # One statement, however much is unread. The memberships are locked first, so that a watermark only moves
-    # forward when two devices report at the same time. last_read_message_id follows it.
+    # forward when two devices report at the same time.
     _MARK = f"""
         WITH member AS MATERIALIZED ({{member}}
         ), target AS MATERIALIZED (
@@ -85,22 +103,7 @@ class ReadReceipts(Repository, Renamed):
                 {_KEEPS_RECEIPTS.format(room_id="{of_member}")} AS keeps_receipts
             FROM member
             JOIN rooms ON rooms.id = {{of_member}}
-        ), moved AS (
-            UPDATE room_users
-            SET last_read_seq = target.new_seq,
-                last_read_message_id = (
-                    SELECT messages.id
-                    FROM messages
-                    WHERE messages.room_id = {{room_id}}
-                        AND messages.seq <= target.new_seq
-                    ORDER BY messages.seq DESC
-                    LIMIT 1
-                )
-            FROM target
-            WHERE room_users.room_id = {{room_id}}
-                AND room_users.user_id = target.user_id
-                AND target.new_seq > target.old_seq
-        ), receipts AS (
+        ), {_MOVED.format(room_id="{room_id}", than=">")}, receipts AS (
             INSERT INTO message_read_receipts (message_id, user_id, room_id)
             SELECT unread.id, target.user_id, target.room_id
             FROM target
@@ -254,22 +257,7 @@ class ReadReceipts(Repository, Renamed):
             WHERE messages.room_id = $1
                 AND messages.seq > (SELECT new_seq FROM target)
                 AND messages.seq <= (SELECT old_seq FROM target)
-        ), moved AS (
-            UPDATE room_users
-            SET last_read_seq = target.new_seq,
-                last_read_message_id = (
-                    SELECT messages.id
-                    FROM messages
-                    WHERE messages.room_id = $1
-                        AND messages.seq <= target.new_seq
-                    ORDER BY messages.seq DESC
-                    LIMIT 1
-                )
-            FROM target
-            WHERE room_users.room_id = $1
-                AND room_users.user_id = target.user_id
-                AND target.new_seq < target.old_seq
-        ), receipts AS (
+        ), {_MOVED.format(room_id="$1", than="<")}, receipts AS (
             DELETE FROM message_read_receipts
             USING {{page}}
             WHERE message_read_receipts.message_id = page.id

@@ -95,10 +95,6 @@ class _State(NamedTuple):
             raise Forbidden(action, f"it needs the role {' or '.join(roles)}")
 
     @property
-    def is_kept(self) -> bool:
-        return bool(self.is_direct and self.member)
-
-    @property
     def is_admin(self) -> bool:
         return self.member is not None and self.member.role is Role.ADMIN
 
@@ -567,13 +563,8 @@ class RoomUsers(Repository):
         viewer, force, deadline = inputs.viewer(as_user), inputs.flag("force", force), self._executor.deadline()
         if viewer is not None and viewer != key.user_id:
             actor = MemberKey(key.room_id, viewer)
-            return await self._change_alone(
-                partial(self._remove_by, key, actor),
-                key=key.room_id,
-                id=key,
-                locks=(key, actor),
-                deadline=deadline,
-            )
+            remove = partial(self._remove_by, key, actor)
+            return await self._change_alone(remove, key=key.room_id, id=key, locks=(key, actor), deadline=deadline)
         try:
             with suppress(_IsAdmin):
                 return await self._change(
@@ -622,17 +613,14 @@ class RoomUsers(Repository):
         else:
             gone = await self._executor.fetch_all(self._REMOVE_MANY, rooms, users, lock_wait, deadline=deadline)
         found = set(gone)
-        states = await self._states([key for key in keys if key not in found], deadline)
-        staying = {key for key, state in states.items() if state.is_kept or state.is_admin}
+        staying: dict[MemberKey, Exception] = {}
+        for key, state in (await self._states([key for key in keys if key not in found], deadline)).items():
+            if state.is_direct and state.member is not None:
+                staying[key] = _Kept("room_id", "a direct room keeps its two members")
+            elif state.is_admin:
+                staying[key] = _IsAdmin()
         self._report_ended([key for key in keys if key not in staying], found)
-        return [
-            key not in states
-            if key not in staying
-            else _Kept("room_id", "a direct room keeps its two members")
-            if states[key].is_kept
-            else _IsAdmin()
-            for key in keys
-        ]
+        return [staying.get(key, key in found) for key in keys]
 
     def _report_ended(self, keys: Sequence[MemberKey], gone: Iterable[MemberKey]) -> None:
         """Report them, also those that were gone before: on a retry, the first attempt may not have done so."""
