@@ -121,7 +121,7 @@ class ChangeBatcher:
         return (await lookup).room_id
 
     async def call(self, apply: Apply[Item, T], item: Item, *, key: Hashable, id: Hashable, deadline: float) -> T:
-        """Make the change. It waits for those with its key. Those with its id never share its batch.
+        """Make the change. It waits for those with its key. Those with its id, if any, never share its batch.
 
         In a batch, changes with the same `apply` share a statement.
 
@@ -265,9 +265,9 @@ class Repository:
     def _waiting_marks(self) -> AuthorMarks | None:
         """The marks of authors, if some wait and no transaction of this task has locked what they may wait for."""
         marks = self._author_marks
-        return (
-            marks if marks is not None and marks.has_pending() and not self._executor.locked_by_caller() else None
-        )
+        if marks is None or not marks.has_pending() or self._executor.locked_by_caller():
+            return None
+        return marks
 
     async def _settle_marks(
         self, *, room_id: UUID | None = None, user_id: UUID | None = None, deadline: float
@@ -293,7 +293,7 @@ class Repository:
         item: Item,
         *,
         key: Hashable,
-        id: Hashable,
+        id: Hashable = None,
         locks: tuple[Hashable, ...] = (),
         deadline: float,
     ) -> T:
@@ -313,7 +313,7 @@ class Repository:
         apply: Callable[[str | None, float], Awaitable[T]],
         *,
         key: Hashable,
-        id: Hashable,
+        id: Hashable = None,
         locks: tuple[Hashable, ...] = (),
         deadline: float,
     ) -> T:

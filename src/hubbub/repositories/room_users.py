@@ -364,7 +364,7 @@ class RoomUsers(Repository):
         joined: list[RoomUser] = []
         for step in steps:
             add_step = partial(self._add_step, room_id, step, role)
-            joined += await self._change_alone(add_step, key=room_id, id=object(), deadline=deadline)
+            joined += await self._change_alone(add_step, key=room_id, deadline=deadline)
         return joined
 
     async def _add_step(

@@ -293,7 +293,7 @@ class Rooms(Repository):
 
         locks = () if viewer is None else ((room_id, viewer),)
         deadline = self._executor.deadline()
-        return await self._change_alone(apply, key=room_id, id=apply, locks=locks, deadline=deadline)
+        return await self._change_alone(apply, key=room_id, locks=locks, deadline=deadline)
 
     _ROLE_OF = Statement(
         "rooms.role_of",
