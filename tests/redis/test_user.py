@@ -9,8 +9,7 @@ import pytest
 
 import hubbub
 from hubbub import Unavailable
-from hubbub.redis import Connection
-from hubbub.redis.errors import ReplyError
+from hubbub.redis import Connection, ReplyError
 from redis_server import Server
 from rights import as_redis_user, make_redis_users, user_line, words_of_nodes
 

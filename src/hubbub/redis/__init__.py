@@ -2,8 +2,7 @@
 
 from hubbub.redis.cluster import ClusterConnection, connection_to
 from hubbub.redis.commands import Connection, Outcome
-from hubbub.redis.errors import ReplyError
-from hubbub.redis.replies import Part, Reply
+from hubbub.redis.replies import Part, Reply, ReplyError
 from hubbub.redis.script import NOW, Script
 from hubbub.redis.sharded import ClusterSubscriptions, subscriptions_to
 from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions

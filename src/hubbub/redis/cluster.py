@@ -27,8 +27,7 @@ from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, Outcome, prefixed
 from hubbub.redis.connection import CLOSED, pack
 from hubbub.redis.connector import SLOTS, ServerConnector, has_slot, shards_in, slot_of
-from hubbub.redis.errors import ReplyError, is_unknown_command
-from hubbub.redis.replies import Part, Reply
+from hubbub.redis.replies import Part, Reply, ReplyError, is_unknown_command
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import Address, RedisSettings
 

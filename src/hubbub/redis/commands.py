@@ -29,8 +29,7 @@ from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Connector, Reconnector, RespProtocol, pack
 from hubbub.redis.connector import connector_for
-from hubbub.redis.errors import DEMOTED, ReplyError, to_error
-from hubbub.redis.replies import Part, Reply
+from hubbub.redis.replies import DEMOTED, Part, Reply, ReplyError, to_error
 from hubbub.scheduling import EarliestTimer, OncePerTurn
 from hubbub.settings import RedisSettings
 

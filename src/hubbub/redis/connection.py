@@ -30,8 +30,7 @@ import hiredis
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Invalid, Unavailable, without_frames
 from hubbub.forks import abandon_in_child, forked, replace_with_dead_socket
-from hubbub.redis.errors import LOCKED_OUT, ReplyError
-from hubbub.redis.replies import Part
+from hubbub.redis.replies import LOCKED_OUT, Part, ReplyError
 from hubbub.settings import RedisSettings
 from hubbub.settings.tls import failure_in
 

@@ -13,8 +13,7 @@ from uuid import UUID
 
 from hubbub.errors import Unavailable
 from hubbub.redis.commands import Connection
-from hubbub.redis.errors import ReplyError
-from hubbub.redis.replies import Part, Reply, as_bytes_list, as_int, as_list
+from hubbub.redis.replies import Part, Reply, ReplyError, as_bytes_list, as_int, as_list
 from hubbub.redis.script import NOW, Script
 
 T = TypeVar("T")

@@ -9,8 +9,7 @@ from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from hubbub.redis.commands import Connection
-from hubbub.redis.errors import ReplyError
-from hubbub.redis.replies import Part, Reply
+from hubbub.redis.replies import Part, Reply, ReplyError
 
 R = TypeVar("R")
 

@@ -33,7 +33,7 @@ from hubbub.redis.cluster import PAUSE_SECONDS, REFRESH_SECONDS, ClusterConnecti
 from hubbub.redis.commands import Connection
 from hubbub.redis.connection import UNASKED, Handshake
 from hubbub.redis.connector import ServerConnector, has_slot, slot_of
-from hubbub.redis.errors import ReplyError, is_unknown_command, to_error
+from hubbub.redis.replies import ReplyError, is_unknown_command, to_error
 from hubbub.redis.subscriptions import SentCommand, SubscriptionConnection, SubscriptionProtocol, Subscriptions
 from hubbub.scheduling import EarliestTimer, TimeSlice
 from hubbub.settings import Address, RedisSettings

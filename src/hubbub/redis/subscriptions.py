@@ -35,7 +35,7 @@ from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Connector, Reconnector, RespProtocol, pack
 from hubbub.redis.connector import connector_for
-from hubbub.redis.errors import PASSING, ReplyError, to_error
+from hubbub.redis.replies import PASSING, ReplyError, to_error
 from hubbub.scheduling import EarliestTimer, OncePerTurn, TimeSlice
 from hubbub.settings import RedisSettings
 
