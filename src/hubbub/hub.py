@@ -49,7 +49,8 @@ from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
-from hubbub.services.sessions import DurableSessions, SessionService, key_of
+from hubbub.services.sessions import SessionService, key_of
+from hubbub.services.sessions.durable import DurableSessions
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
 

@@ -21,7 +21,7 @@ from hubbub.redis.commands import Call
 from hubbub.redis.connection import pack
 from hubbub.redis.connector import slot_of
 from hubbub.redis.replies import as_bytes
-from hubbub.services.sessions.sessions import SessionService, key_of, tag_of
+from hubbub.services.sessions import SessionService, key_of, tag_of
 from hubbub.testing import empty
 from redis_server import Server
 from redis_topologies import Cluster

@@ -14,9 +14,8 @@ from hubbub import Hub, Invalid, NotFound, PostgresSettings, Settings, Unavailab
 from hubbub.postgres import Executor, Lookup, Pool, Statement, connect
 from hubbub.postgres.connection import run
 from hubbub.redis import Connection
-from hubbub.services.sessions import DurableSessions
-from hubbub.services.sessions.durable import COPY_TTL_SECONDS, _copy_of, _Row
-from hubbub.services.sessions.sessions import key_of, new_token, tag_of
+from hubbub.services.sessions import key_of, new_token, tag_of
+from hubbub.services.sessions.durable import COPY_TTL_SECONDS, DurableSessions, _copy_of, _Row
 from redis_server import Server
 from redis_topologies import REPLICATING, Starter, ask
 from waiting import until_it_answers

@@ -17,7 +17,7 @@ from hubbub import Settings
 from hubbub.errors import Invalid
 from hubbub.redis import Connection, Reply
 from hubbub.redis.replies import as_int, as_optional_bytes
-from hubbub.services.sessions.sessions import SessionService, index_of, key_of, tag_of
+from hubbub.services.sessions import SessionService, index_of, key_of, tag_of
 from services.monitored import monitored
 from services.stored_sessions import PHONE, found, unseen_for_years, value_of
 from waiting import until_it_answers
@@ -360,7 +360,7 @@ async def test_revoke_ignores_the_session_of_another_user(
     session_id = key_of(token).id
     assert not await sessions.revoke(ada, session_id)
     # Not even when both users have the same tag.
-    monkeypatch.setattr("hubbub.services.sessions.sessions.tag_of", lambda _: token[:4])
+    monkeypatch.setattr("hubbub.services.sessions.tag_of", lambda _: token[:4])
     assert not await sessions.revoke(ada, session_id)
     assert await sessions.get_session(token) is not None
 

@@ -14,7 +14,7 @@ import pytest
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Reply
-from hubbub.services.sessions.sessions import SessionService, find_ended, index_of, key_of
+from hubbub.services.sessions import SessionService, find_ended, index_of, key_of
 from impostor import command, handshake, impostor
 from redis_server import Server, binaries
 from services.keys import all_keys_end

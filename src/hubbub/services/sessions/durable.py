@@ -15,7 +15,7 @@ of PostgreSQL.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from math import inf
@@ -24,22 +24,12 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub import inputs
 from hubbub.errors import Unavailable
 from hubbub.models import Session
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_optional_bytes
-from hubbub.services.sessions.sessions import (
-    ID,
-    SessionKey,
-    SessionService,
-    StoredSession,
-    decode,
-    key_of,
-    new_token,
-    tag_of,
-)
+from hubbub.services.sessions import SessionKey, SessionService, StoredSession, decode, key_of, tag_of
 
 COPY_TTL_SECONDS: Final = 5.0
 """How long a copy lives after the read of its row began. A process that reaches another Redis may accept an ended
@@ -116,7 +106,7 @@ _LIVING = Statement(
 
 
 class DurableSessions(SessionService):
-    """`SessionService` with its sessions in PostgreSQL.
+    """`SessionService` with its sessions in PostgreSQL. `create_session` raises NotFound for an unknown user.
 
     No process accepts a session after the call that ended it has returned, also if Redis loses its data. A process
     that still reaches a former Redis, which the others do not, may for 5 s.
@@ -165,18 +155,12 @@ class DurableSessions(SessionService):
         """,
     )
 
-    async def create_session(self, user_id: UUID, session_data: Mapping[str, object] | None = None) -> str:
-        """As of `SessionService`. Raises: NotFound (the user)."""
-        user_id = inputs.uuid("user_id", user_id)
-        encoded = self._encoded("session_data", {} if session_data is None else session_data)
-        token = new_token(tag_of(user_id))
-        id = bytes.fromhex(key_of(token).id)
-        life, idle = self._life_ms / 1000, self._idle_ms / 1000
-        await self._executor.fetch_all(self._INSERT, id, user_id, life, idle, encoded.decode())
+    async def _create(self, user_id: UUID, key: SessionKey, data: bytes) -> None:
+        id, life, idle = bytes.fromhex(key.id), self._life_ms / 1000, self._idle_ms / 1000
+        await self._executor.fetch_all(self._INSERT, id, user_id, life, idle, data.decode())
         surplus = await self._executor.fetch_all(self._END_SURPLUS, user_id, self._max_per_user)
         if surplus:
             await self._empty(user_id, surplus)
-        return token
 
     _GET = Lookup(
         "sessions.get",
@@ -250,11 +234,8 @@ class DurableSessions(SessionService):
         """,
     )
 
-    async def list(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
-        """As of `SessionService`."""
-        user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
-        found = await self._executor.fetch_all(self._LIST_ROWS, user_id, limit)
-        return sorted(found, key=lambda session: session.seen_at, reverse=True)
+    async def _last_to_end(self, user_id: UUID, limit: int) -> Sequence[Session]:
+        return await self._executor.fetch_all(self._LIST_ROWS, user_id, limit)
 
     _SET_DATA = Statement(
         "sessions.set_data",
@@ -269,11 +250,9 @@ class DurableSessions(SessionService):
         idempotent=True,
     )
 
-    async def update_data(self, token: str, data: Mapping[str, object]) -> bool:
-        """As of `SessionService`."""
-        encoded, key = self._encoded("data", data), key_of(token)
-        user = await self._executor.fetch_one(self._SET_DATA, bytes.fromhex(key.id), encoded.decode())
-        return await self._empty_one(user, key)
+    async def _set_data(self, key: SessionKey, data: bytes) -> bool:
+        user_id = await self._executor.fetch_one(self._SET_DATA, bytes.fromhex(key.id), data.decode())
+        return await self._empty_one(user_id, key)
 
     _SET_ID = Statement(
         "sessions.set_id",
@@ -287,13 +266,10 @@ class DurableSessions(SessionService):
         """,
     )
 
-    async def rotate(self, token: str) -> str | None:
-        """As of `SessionService`."""
-        old = key_of(token)
-        new = new_token(old.tag)
-        old_id, new_id = bytes.fromhex(old.id), bytes.fromhex(key_of(new).id)
+    async def _rename(self, old: SessionKey, new: SessionKey) -> bool:
+        old_id, new_id = bytes.fromhex(old.id), bytes.fromhex(new.id)
         user_id = await self._executor.fetch_one(self._SET_ID, old_id, new_id)
-        return new if await self._empty_one(user_id, old) else None
+        return await self._empty_one(user_id, old)
 
     # The row stays for a minute, until `hub.maintain`, so that a repetition empties the copy that a lost answer
     # left.
@@ -311,18 +287,9 @@ class DurableSessions(SessionService):
         idempotent=True,
     )
 
-    async def delete_session(self, token: str) -> None:
-        """As of `SessionService`."""
-        key = key_of(token)
-        await self._empty_one(await self._executor.fetch_one(self._END_ROW, bytes.fromhex(key.id), None), key)
-
-    async def revoke(self, user_id: UUID, session_id: str) -> bool:
-        """As of `SessionService`."""
-        user_id = inputs.uuid("user_id", user_id)
-        if not isinstance(session_id, str) or not ID.fullmatch(session_id):
-            return False
-        found = await self._executor.fetch_one(self._END_ROW, bytes.fromhex(session_id), user_id)
-        return await self._empty_one(found, SessionKey(tag_of(user_id), session_id))
+    async def _end(self, key: SessionKey, owner: UUID | None = None) -> bool:
+        user_id = await self._executor.fetch_one(self._END_ROW, bytes.fromhex(key.id), owner)
+        return await self._empty_one(user_id, key)
 
     # By the user alone: `rotate` changes the id of a row while this waits for it.
     _END_ALL_ROWS = Statement(
@@ -339,11 +306,8 @@ class DurableSessions(SessionService):
         idempotent=True,
     )
 
-    async def revoke_all(self, user_id: UUID, *, except_token: str | None = None) -> int:
-        """As of `SessionService`."""
-        user_id = inputs.uuid("user_id", user_id)
-        kept = b"" if except_token is None else bytes.fromhex(key_of(except_token).id)
-        ended = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, kept)
+    async def _end_all(self, user_id: UUID, kept_id: str) -> int:
+        ended = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, bytes.fromhex(kept_id))
         await self._empty(user_id, [id for id, _ in ended])
         return sum(lived for _, lived in ended)
 
