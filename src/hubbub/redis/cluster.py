@@ -83,22 +83,14 @@ class Paused(NamedTuple):
 class NodeConnection(Connection):
     """The connection to one primary."""
 
-    def __init__(
-        self, cluster: ClusterConnection, settings: RedisSettings, address: Address, max_waiting: int
-    ) -> None:
-        connector = ServerConnector(settings, address)
-        super().__init__(replace(settings, prefix=""), max_waiting=max_waiting, connector=connector)
+    def __init__(self, cluster: ClusterConnection, settings: RedisSettings, address: Address) -> None:
+        super().__init__(replace(settings, prefix=""), connector=ServerConnector(settings, address))
         self._cluster = cluster
         self.address = address
         self.is_retired = False
         """Whether the node had no slot any more when the slots were read."""
         self.is_sharded = True
         """Whether the server has SPUBLISH. True until one on this connection was refused as unknown."""
-
-    def take_unwritten(self) -> list[Call]:
-        """Take over the calls that wait for a connection."""
-        calls, self._unwritten, self._unwritten_bytes = dict.fromkeys(self._unwritten), [], 0
-        return [*calls]
 
     def _redirect(self, call: Call, error: ReplyError) -> bool:
         return self._cluster.send_again(call, error, self)
@@ -123,10 +115,8 @@ class ClusterConnection(Connection):
 
     is_cluster = True
 
-    def __init__(
-        self, settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
-    ) -> None:
-        super().__init__(settings, max_waiting=max_waiting, instrumentation=instrumentation)
+    def __init__(self, settings: RedisSettings, *, instrumentation: Instrumentation = SILENT) -> None:
+        super().__init__(settings, instrumentation=instrumentation)
         self._nodes: dict[Address, NodeConnection] = {}
         self._ended: set[NodeConnection] = set()
         self._owners: list[NodeConnection | None] = [None] * SLOTS
@@ -152,7 +142,7 @@ class ClusterConnection(Connection):
         await self._first_reading_ended.wait()
 
     async def close(self) -> None:
-        self._closed = True  # no reply makes a further connection
+        self.is_closed = True  # no reply makes a further connection
         await self._reading.close()
         self._first_reading_ended.set()
         self._pause_timer.cancel()
@@ -211,7 +201,7 @@ class ClusterConnection(Connection):
 
     def learn_owner(self, refusal: ReplyError, asked: str) -> None:
         """Take note of the node that a MOVED names. Its host is `asked` if it names none."""
-        if self._closed:
+        if self.is_closed:
             return
         slot, named = int(str(refusal).split()[1]), self._node_at(_named_in(refusal, asked))
         if named is not self._owners[slot]:
@@ -265,7 +255,7 @@ class ClusterConnection(Connection):
     def _node_at(self, address: Address) -> NodeConnection:
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = NodeConnection(self, self._settings, address, self._max_waiting)
+            node = self._nodes[address] = NodeConnection(self, self._settings, address)
             node.begin()
         node.is_retired = False
         return node
@@ -277,7 +267,7 @@ class ClusterConnection(Connection):
         is_unknown = command.startswith(SPUBLISH[0]) and is_unknown_command(refusal)
         if code not in SENT_AGAIN and not is_unknown:
             return False
-        if self._closed:
+        if self.is_closed:
             call.fail(Unavailable("redis", CLOSED, retryable=False))
         if call.future.done():
             return True
@@ -384,9 +374,7 @@ def gather_outcomes(
     return together
 
 
-def connection_to(
-    settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
-) -> Connection:
+def connection_to(settings: RedisSettings, *, instrumentation: Instrumentation = SILENT) -> Connection:
     """The connection for commands to the server or the cluster of the settings."""
     kind = ClusterConnection if settings.cluster else Connection
-    return kind(settings, max_waiting=max_waiting, instrumentation=instrumentation)
+    return kind(settings, instrumentation=instrumentation)

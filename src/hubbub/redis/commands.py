@@ -317,6 +317,11 @@ class Connection(Reconnector[CommandProtocol]):
         if calls:
             protocol.send(calls)
 
+    def take_unwritten(self) -> list[Call]:
+        """Take over the calls that wait for a connection."""
+        calls, self._unwritten, self._unwritten_bytes = dict.fromkeys(self._unwritten), [], 0
+        return [*calls]
+
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> CommandProtocol:
         return CommandProtocol(transport, reader, self._write, self._redirect)
 
@@ -329,10 +334,8 @@ class Connection(Reconnector[CommandProtocol]):
 
     def _on_disconnected(self, failure: Unavailable) -> None:
         if not failure.retryable:
-            for call in self._unwritten:
+            for call in self.take_unwritten():
                 call.fail(failure.for_another())
-            self._unwritten.clear()
-            self._unwritten_bytes = 0
         elif self._unwritten:
             now = asyncio.get_running_loop().time()
             self._timer.request(now, now)

@@ -294,7 +294,7 @@ class Reconnector(ABC, Generic[P]):
         self._failures = 0
         self._first_attempt_ended = asyncio.Event()
         self._logged: str | None = None
-        self._closed = False
+        self.is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         # Asking asyncio for the loop is a system call on Python 3.11, a third of a command. A caller is in this
         # loop if the loop runs and the thread is the same.
@@ -316,10 +316,6 @@ class Reconnector(ABC, Generic[P]):
         return not self._first_attempt_ended.is_set()
 
     @property
-    def is_closed(self) -> bool:
-        return self._closed
-
-    @property
     def peer(self) -> str:
         """The address of the server, empty while there is no connection."""
         protocol = self._protocol
@@ -336,7 +332,7 @@ class Reconnector(ABC, Generic[P]):
         A second start only waits for the first attempt. Raises: Unavailable (it is closed, or was started by the
         parent process).
         """
-        if self._closed:
+        if self.is_closed:
             raise forked() if self.is_abandoned else _lasting(CLOSED)
         self.begin()
         await self._first_attempt_ended.wait()
@@ -351,7 +347,7 @@ class Reconnector(ABC, Generic[P]):
     async def close(self) -> None:
         """Close the connection for good. Callers that wait for it get Unavailable. Idempotent."""
         protocol = self._protocol
-        self._closed = True
+        self.is_closed = True
         self._set_disconnected(_lasting(CLOSED))
         self._first_attempt_ended.set()
         await self._task.close()
@@ -361,7 +357,7 @@ class Reconnector(ABC, Generic[P]):
     def abandon(self) -> None:
         """In a child process there is no connection, and none is made. Does nothing before the start."""
         if self._loop is not None:
-            self._closed = self.is_abandoned = True
+            self.is_closed = self.is_abandoned = True
             self._protocol = None
             self.failure = forked()
 

@@ -92,14 +92,6 @@ class ShardProtocol(SubscriptionProtocol):
         if oldest.verb == self.subscribe:
             self._connection.moved(self._give_up(oldest), error)
 
-    def _give_up(self, command: SentCommand) -> list[bytes]:
-        """The channels of a refused SSUBSCRIBE that no later one asks for."""
-        for channel in command.channels:
-            self._count_reply(channel)
-        given_up = [channel for channel in command.channels if channel not in self._unconfirmed]
-        self.asked.difference_update(given_up)
-        return given_up
-
 
 class ShardConnector(ServerConnector):
     """As `ServerConnector`, to a node that is asked whether it has sharded pub/sub."""
@@ -109,12 +101,11 @@ class ShardConnector(ServerConnector):
 
     async def greet(self, handshake: Handshake) -> None:
         await super().greet(handshake)
+        self.is_sharded = True
         try:
             await handshake.ask("SUNSUBSCRIBE", "room:")  # of a channel that is not subscribed
         except ReplyError as refusal:
             self.is_sharded = not is_unknown_command(refusal)
-        else:
-            self.is_sharded = True
 
 
 class NodeSubscriptions(SubscriptionConnection):
@@ -216,7 +207,7 @@ class ClusterSubscriptions(Subscriptions):
         self.assign(list(self._unassigned))
 
     async def close(self) -> None:
-        self._closed = True  # no node is made any more
+        self.is_closed = True  # no node is made any more
         self._move_timer.cancel()
         await asyncio.gather(super().close(), *[node.close() for node in {*self._nodes.values(), *self._ended}])
 
@@ -250,7 +241,7 @@ class ClusterSubscriptions(Subscriptions):
     def assign(self, names: Iterable[bytes]) -> None:
         """Give these channels to their connections. A server that ended or refused one of them is asked again."""
         for name in names:
-            if name not in self._channels or self._closed:
+            if name not in self._channels or self.is_closed:
                 continue
             node, former = self._find(name), self._assigned.get(name)
             if node is None:
@@ -328,7 +319,7 @@ class ClusterSubscriptions(Subscriptions):
         self._moved.clear()
 
     async def _slots_were_read(self, changed: set[int]) -> None:
-        if self._closed or self._loop is None:
+        if self.is_closed or self._loop is None:
             return
         self._changed_slots |= changed
         late_until = self._loop.time() + LATE_PUBLISHERS_SECONDS

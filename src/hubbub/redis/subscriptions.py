@@ -78,8 +78,7 @@ class Listener(ABC):
     def __init__(self, channel: bytes, leave: Callable[[Listener], None]) -> None:
         self.channel = channel
         self._leave = leave
-        self._ended = False
-        self._refusal: Unavailable | None = None
+        self._ended = self._is_abandoned = False
 
     @abstractmethod
     def receive(self, received: Received) -> None:
@@ -91,12 +90,11 @@ class Listener(ABC):
 
     def abandon(self) -> None:
         """In a child process: take no more, and refuse to be read."""
-        self._refusal = forked()
-        self._ended = True
+        self._ended = self._is_abandoned = True
 
     def unsubscribe(self) -> None:
         """End the subscription at once. Idempotent."""
-        if self._refusal is None:
+        if not self._is_abandoned:
             self._leave(self)
             self.end()
 
@@ -155,8 +153,8 @@ class Subscription(Listener):
         return self
 
     async def __anext__(self) -> Received:
-        if self._refusal is not None:
-            raise self._refusal.for_another()
+        if self._is_abandoned:
+            raise forked()
         while not (self._received or self._gap):
             if self._ended:
                 raise StopAsyncIteration
@@ -303,13 +301,11 @@ class SubscriptionProtocol(RespProtocol):
     def _parse_on(self) -> None:
         self.received_at = self._loop.time()  # or the server would seem to have been silent since the last read
         self._transport.resume_reading()
-        is_parsed = False
         try:
             self.parse()
-            is_parsed = True
-        finally:
-            if not is_parsed:  # as the event loop does after an error in `buffer_updated`
-                self.drop(NOT_REDIS)
+        except BaseException:  # as the event loop does after an error in `buffer_updated`
+            self.drop(NOT_REDIS)
+            raise
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -347,18 +343,22 @@ class SubscriptionProtocol(RespProtocol):
             return
         # The server refuses them all because of one of them, and does not say which. A passing error is not about
         # one of the channels: one by one, all would be refused again.
-        is_asked_again = len(command.channels) > 1 and error.code not in PASSING
-        for channel in command.channels:
-            if is_asked_again and channel in self.asked:
-                self._transport.write(self._ask(self.subscribe, [channel]))
-            else:
-                self._count_reply(channel)
-        if is_asked_again:
-            return
-        refused = [channel for channel in command.channels if channel not in self._unconfirmed]
-        self.asked.difference_update(refused)
-        if refused:
+        if len(command.channels) > 1 and error.code not in PASSING:
+            for channel in command.channels:
+                if channel in self.asked:
+                    self._transport.write(self._ask(self.subscribe, [channel]))
+                else:
+                    self._count_reply(channel)
+        elif refused := self._give_up(command):
             self._connection.refused(refused, error)
+
+    def _give_up(self, command: SentCommand) -> list[bytes]:
+        """The channels of a refused SUBSCRIBE that no later one asks for. The server will not deliver them."""
+        for channel in command.channels:
+            self._count_reply(channel)
+        given_up = [channel for channel in command.channels if channel not in self._unconfirmed]
+        self.asked.difference_update(given_up)
+        return given_up
 
     def _count_reply(self, channel: bytes) -> None:
         self._unconfirmed[channel] -= 1
@@ -461,9 +461,8 @@ class Subscriptions(SubscriptionConnection):
 
     After a reconnect all channels are asked for again, and every subscriber gets a Gap. If the new connection is
     to another server, a second one follows once other processes must have left the former one, also for those that
-    subscribe in the meantime. A server that refuses for now is asked again until it confirms, and the subscribers
-    that stayed get a Gap then. After `heartbeat_seconds` of silence the server is probed, and has the deadline of
-    the settings to answer.
+    subscribe in the meantime. After a server that refused for now has confirmed, the subscribers that stayed get a
+    Gap.
     """
 
     def __init__(
