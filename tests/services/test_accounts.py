@@ -551,7 +551,9 @@ def test_repr_of_credentials_hides_the_hash(ada: User) -> None:
     assert "$2b$" not in repr(Credentials(ada.id, "$2b$10$" + "." * 53))
 
 
-async def test_application_can_pass_a_limit_of_its_own(users: Users, passwords: Passwords, ada: User) -> None:
+async def test_application_can_pass_a_limit_of_its_own(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
     """A limit is any function from a key to a verdict."""
     asked: list[str] = []
 
@@ -559,7 +561,8 @@ async def test_application_can_pass_a_limit_of_its_own(users: Users, passwords: 
         asked.append(key)
         return RateLimitResult(allowed=False, remaining=0, retry_after_seconds=7)
 
-    accounts = Accounts(users, passwords, per_login=refuse, per_address=refuse)
+    known = KnownNetworks(connection)
+    accounts = Accounts(users, passwords, per_login=refuse, per_address=refuse, known=known)
     with pytest.raises(RateLimited, match="possible in 7 s"):
         await accounts.authenticate("ADA@example.org", SECRET, address="2001:db8::1")
     with pytest.raises(RateLimited):

@@ -65,8 +65,8 @@ class Accounts:
     `per_login` and `per_address` limit attempts. They should allow all attempts while Redis is down, or else no
     user could log in. Guesses per second are still bounded then, by the few threads that check passwords.
 
-    With `known`, attempts from a network from which the login has succeeded have a limit of their own, so attempts
-    from other networks cannot lock the owner out.
+    Attempts from a network that is `known`, because the login has succeeded from it, have a limit of their own. So
+    attempts from other networks cannot lock the owner out.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Accounts:
         *,
         per_login: Limit,
         per_address: Limit,
-        known: KnownNetworks | None = None,
+        known: KnownNetworks,
     ) -> None:
         self._users = users
         self._known = known
@@ -125,7 +125,7 @@ class Accounts:
             # Last, and only after a right password, or else the time would reveal which logins exist.
             credentials = await self._users.find_credentials(login)
             if credentials == checked:
-                if is_limited and self._known is not None and name is not None and network is not None:
+                if is_limited and name is not None and network is not None:
                     await self._known.add(name, network)
                 return user
         return None
@@ -142,7 +142,7 @@ class Accounts:
             return True
         # By login, not by user, because two logins with a common limit would be recognized as those of one user.
         subject = name
-        if self._known is not None and network is not None:
+        if network is not None:
             try:
                 if await self._known.has(name, network):
                     subject = f"{network}\0{name}"  # no login has a NUL

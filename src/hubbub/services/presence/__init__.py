@@ -21,14 +21,7 @@ from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
 from hubbub.redis.expiring_sets import by_bucket, log_refusal
 from hubbub.redis.replies import as_bytes_list, as_list
 from hubbub.services.presence.column import ColumnCheck, PresenceColumn, Write
-from hubbub.services.presence.leases import (
-    Device,
-    Lease,
-    Leases,
-    Sweeper,
-    leases_key,
-    online_key,
-)
+from hubbub.services.presence.leases import Device, Lease, Leases, Sweeper, leases_key, online_key
 
 __all__ = ["Device", "Presence"]
 
@@ -101,17 +94,10 @@ class Presence:
         self._subscriptions = subscriptions
         self._on_disconnect = on_disconnect
         self._column = PresenceColumn(self.is_online, write, every_seconds=write_seconds)
-        self._check = (
-            ColumnCheck(
-                connection,
-                executor,
-                self.is_online,
-                self._column.write_soon,
-                heartbeat_seconds=heartbeat_seconds,
-            )
-            if executor is not None
-            else None
-        )
+        self._check: ColumnCheck | None = None
+        if executor is not None:
+            read, write_soon = self.is_online, self._column.write_soon
+            self._check = ColumnCheck(connection, executor, read, write_soon, heartbeat_seconds=heartbeat_seconds)
         self._leases = Leases(
             connection,
             heartbeat_seconds=heartbeat_seconds,
