@@ -60,7 +60,6 @@ class Resent(Call, eq=False, gc=False):
 
     command: bytes
     """The packed command, without ASKING."""
-    attempts: int
     is_asked: bool = False
     """Whether the first reply is the one to ASKING."""
 
@@ -92,7 +91,7 @@ class NodeConnection(Connection):
         self.is_sharded = True
         """Whether the server has SPUBLISH. True until one on this connection was refused as unknown."""
 
-    def _redirect(self, call: Call, error: ReplyError) -> bool:
+    def redirect(self, call: Call, error: ReplyError) -> bool:
         return self._cluster.send_again(call, error, self)
 
     def _on_connected(self, protocol: CommandProtocol) -> None:
@@ -271,7 +270,6 @@ class ClusterConnection(Connection):
             call.fail(Unavailable("redis", CLOSED, retryable=False))
         if call.future.done():
             return True
-        attempts = call.attempts if isinstance(call, Resent) else 0
         target = node
         if is_unknown:
             if isinstance(node, NodeConnection):
@@ -282,7 +280,7 @@ class ClusterConnection(Connection):
             else:
                 target = self
                 command = SPUBLISH[1] + command.removeprefix(SPUBLISH[0])
-        again = Resent(call.future, command, call.since, call.deadline, call.writes, command, attempts + 1)
+        again = Resent(call.future, command, call.since, call.deadline, call.writes, command)
         if code in {"MOVED", "ASK"}:
             named = self._node_at(_named_in(refusal, node.peer))
             if code == "MOVED":
@@ -292,7 +290,7 @@ class ClusterConnection(Connection):
                 again.packed, again.is_asked = ASKING + command, True
                 self._send(named, again)
                 return True
-        if is_unknown or (code == "MOVED" and attempts == 0):
+        if is_unknown or (code == "MOVED" and not isinstance(call, Resent)):
             self._send(target, again)
             return True
         if len(self._paused) >= self._max_waiting:
@@ -314,15 +312,15 @@ class ClusterConnection(Connection):
             self._pause_timer.request(self._paused[0].at, now)
 
     def _send(self, node: Connection, call: Call) -> None:
-        loop, enqueue = asyncio.get_running_loop(), node._enqueue
-        is_left = isinstance(node, NodeConnection) and (node.is_retired or node.is_closed)
-        if node is self or is_left:  # any node answers with the present owner of the slot
-            enqueue = super()._enqueue
-            if isinstance(call, Resent):
-                call.packed, call.is_asked = call.command, False
-        enqueue(call, 2 if isinstance(call, Resent) and call.is_asked else 1, loop, loop.time())
+        if isinstance(node, NodeConnection) and (node.is_retired or node.is_closed):
+            node = self  # any node answers with the present owner of the slot
+        if node is self and isinstance(call, Resent):
+            call.packed, call.is_asked = call.command, False
+        commands = 2 if isinstance(call, Resent) and call.is_asked else 1
+        loop = asyncio.get_running_loop()
+        node._enqueue(call, commands, loop, loop.time())
 
-    def _redirect(self, call: Call, error: ReplyError) -> bool:
+    def redirect(self, call: Call, error: ReplyError) -> bool:
         return self.send_again(call, error, self)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf
 from threading import get_ident
@@ -99,16 +99,9 @@ class Pipeline(Call, eq=False, gc=False):
 class CommandProtocol(RespProtocol):
     """Writes calls, and gives each reply to the oldest call that has none."""
 
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        reader: hiredis.Reader,
-        on_writable: Callable[[], None],
-        redirect: Callable[[Call, ReplyError], bool],
-    ) -> None:
-        """`redirect` is called with each call that is refused, and returns whether it sends it elsewhere."""
-        super().__init__(transport, reader, on_writable)
-        self._redirect = redirect
+    def __init__(self, transport: asyncio.Transport, reader: hiredis.Reader, connection: Connection) -> None:
+        super().__init__(transport, reader, on_writable=connection.write)
+        self._connection = connection
         self._last_answered = 0
         self.written: deque[Call] = deque()
 
@@ -139,7 +132,7 @@ class CommandProtocol(RespProtocol):
                 call = written.popleft()
                 if reply.__class__ is ReplyError:
                     demoted = demoted or reply.code == DEMOTED
-                    if self._redirect(call, reply):
+                    if self._connection.redirect(call, reply):
                         continue
                 call.answer(reply)
         except hiredis.HiredisError:
@@ -208,14 +201,13 @@ class Connection(Reconnector[CommandProtocol]):
         self.prefix = settings.prefix
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
-        self._flush = OncePerTurn(self._write)
+        self._flush = OncePerTurn(self.write)
         self._timer = EarliestTimer(self._expire)
 
     @property
     def waiting(self) -> int:
         """How many commands wait to be written or to be answered."""
-        protocol = self._protocol
-        return len(self._unwritten) + (len(protocol.written) if protocol is not None else 0)
+        return len(self._unwritten) + (0 if self._protocol is None else len(self._protocol.written))
 
     async def close(self) -> None:
         await super().close()
@@ -291,7 +283,7 @@ class Connection(Reconnector[CommandProtocol]):
         if commands == 1 and protocol is not None and protocol.idle:
             # A lone caller, one call after another: nothing to wait for. Several commands at once, as after a
             # COMMIT, are likely to be followed by others, and a write costs more than all of them.
-            self._write()
+            self.write()
         else:
             self._flush.request(loop)
 
@@ -307,7 +299,8 @@ class Connection(Reconnector[CommandProtocol]):
             return Unavailable("redis", f"too much is waiting to be sent (at most {MAX_UNWRITTEN_BYTES} bytes)")
         return None
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write all calls that wait, once there is a connection that takes them."""
         protocol = self._protocol
         if protocol is None or not protocol.writable:
             return  # _on_connected or resume_writing calls again
@@ -323,13 +316,14 @@ class Connection(Reconnector[CommandProtocol]):
         return [*calls]
 
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> CommandProtocol:
-        return CommandProtocol(transport, reader, self._write, self._redirect)
+        return CommandProtocol(transport, reader, self)
 
-    def _redirect(self, call: Call, error: ReplyError) -> bool:
+    def redirect(self, call: Call, error: ReplyError) -> bool:
+        """Send a call that was refused elsewhere. False where the refusal is its reply."""
         return False
 
     def _on_connected(self, protocol: CommandProtocol) -> None:
-        self._write()
+        self.write()
         self._instrumentation.connected("redis-commands")
 
     def _on_disconnected(self, failure: Unavailable) -> None:

@@ -318,8 +318,7 @@ class Reconnector(ABC, Generic[P]):
     @property
     def peer(self) -> str:
         """The address of the server, empty while there is no connection."""
-        protocol = self._protocol
-        return protocol.peer if protocol is not None else ""
+        return "" if self._protocol is None else self._protocol.peer
 
     @property
     def connected_at(self) -> float:

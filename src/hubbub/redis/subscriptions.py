@@ -416,13 +416,11 @@ class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
 
     def is_live(self, name: bytes) -> bool:
         """Whether messages on the channel arrive on this connection."""
-        protocol = self._protocol
-        return protocol is not None and protocol.is_live(name)
+        return self._protocol is not None and self._protocol.is_live(name)
 
     def needs_change(self, name: bytes) -> bool:
         """Whether the server was not asked for the channel, or has refused it. A new connection asks by itself."""
-        protocol = self._protocol
-        return protocol is not None and name not in protocol.asked
+        return self._protocol is not None and name not in self._protocol.asked
 
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> SubscriptionProtocol:
         return SubscriptionProtocol(transport, reader, self)
@@ -461,8 +459,7 @@ class Subscriptions(SubscriptionConnection):
 
     After a reconnect all channels are asked for again, and every subscriber gets a Gap. If the new connection is
     to another server, a second one follows once other processes must have left the former one, also for those that
-    subscribe in the meantime. After a server that refused for now has confirmed, the subscribers that stayed get a
-    Gap.
+    subscribe in the meantime. Once a server that refused for now confirms, the subscribers that stayed get a Gap.
     """
 
     def __init__(
