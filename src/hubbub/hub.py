@@ -226,7 +226,7 @@ class Options:
     typing_seconds: float = 6
     """How long a user is typing after the last `typing.start`."""
     follow_heartbeat_seconds: float = 1
-    """How often the heads of followed logs are compared with PostgreSQL, which finds events that were not announced
+    """How often the heads of followed logs are compared with PostgreSQL, to find events that were not announced
     through Redis. A process compares all its followed rooms, up to 100. If it follows more, it compares 100 or a
     tenth of them in turn, so such an event takes up to ten heartbeats. While Redis is down, it compares all."""
     follow_at_most_behind: int = 10_000
