@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
@@ -95,14 +95,16 @@ class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"orig
     figures: ProcessFigures | None = None
 
 
-class Waiting:
-    """The announcements that wait for one server."""
+class Waiting(msgspec.Struct):
+    """What is still to be announced by way of one server."""
 
-    __slots__ = ("marks", "rooms")
-
-    def __init__(self) -> None:
-        self.rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
-        self.marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}  # by room and user
+    rooms: dict[UUID, list[Message] | None] = {}
+    """The new messages of each room. None: its log has to be read."""
+    marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}
+    """By room and user."""
+    users: dict[UUID, None] = {}
+    profiles: dict[UUID, ProfileUpdated] = {}
+    disconnected: dict[UUID, None] = {}
 
 
 Command: TypeAlias = "tuple[str, str, bytes]"
@@ -125,10 +127,7 @@ class Announcements:
         self._origin = uuid4().hex[:12]
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
         self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
-        self._waiting: dict[str, Waiting] = {}  # by server
-        self._users: dict[UUID, None] = {}
-        self._profiles: dict[UUID, ProfileUpdated] = {}
-        self._disconnected: dict[UUID, None] = {}
+        self._waiting: defaultdict[str, Waiting] = defaultdict(Waiting)  # by server
         self._publish = OncePerTurn(self._publish_all)
         self._publish_marks = EarliestTimer(lambda _: self._publish.request())
         self._publishing: Counter[str] = Counter()  # by server
@@ -155,7 +154,7 @@ class Announcements:
     def message_sent(self, message: Message) -> None:
         """Announce the message. Neither waits nor raises."""
         server = self._server_of(message.room_id)
-        rooms = self._waiting_for(server).rooms
+        rooms = self._waiting[server].rooms
         messages = rooms.setdefault(message.room_id, [])
         if messages is not None and len(messages) < MAX_MESSAGES:
             messages.append(message)
@@ -166,18 +165,17 @@ class Announcements:
     def room_touched(self, room_id: UUID) -> None:
         """Announce that the log of the room has to be read. Neither waits nor raises."""
         server = self._server_of(room_id)
-        self._waiting_for(server).rooms[room_id] = None
+        self._waiting[server].rooms[room_id] = None
         self._request_publish(server)
 
     def users_joined(self, user_ids: Iterable[UUID]) -> None:
         """Announce that these users joined a room. Neither waits nor raises."""
-        self._users |= dict.fromkeys(user_ids)
+        self._waiting[""].users |= dict.fromkeys(user_ids)
         self._request_publish()
 
     def read_mark_moved(self, change: ReadMarkMoved) -> None:
         """Announce how far a member has read. Neither waits nor raises."""
-        waiting = self._waiting_for(self._server_of(change.room_id))
-        marks = waiting.marks.setdefault(change.room_id, {})
+        marks = self._waiting[self._server_of(change.room_id)].marks.setdefault(change.room_id, {})
         if len(marks) < MAX_MARKS or change.user_id in marks:
             marks[change.user_id] = change
         now = asyncio.get_running_loop().time()
@@ -185,13 +183,14 @@ class Announcements:
 
     def profile_updated(self, change: ProfileUpdated) -> None:
         """Announce a profile. Neither waits nor raises."""
-        if len(self._profiles) < MAX_PROFILES or change.user_id in self._profiles:
-            self._profiles[change.user_id] = change
+        profiles = self._waiting[""].profiles
+        if len(profiles) < MAX_PROFILES or change.user_id in profiles:
+            profiles[change.user_id] = change
         self._request_publish()
 
     def user_disconnected(self, user_id: UUID) -> None:
         """Announce that the followers of the user end. Neither waits nor raises."""
-        self._disconnected[user_id] = None
+        self._waiting[""].disconnected[user_id] = None
         self._request_publish()
 
     def ask_for_figures(self) -> None:
@@ -204,7 +203,7 @@ class Announcements:
 
     def _publish_users(self, joined: UsersJoined) -> None:
         if self._publishing[""] < MAX_PUBLISHING:
-            self._send("", [("PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined)))])
+            self._send("", [self._command(joined)])
 
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
         """The announcement of another process about a room. None for one of this process."""
@@ -233,45 +232,29 @@ class Announcements:
         connection = self._connection
         return connection.server_of(room_channel(room_id)) if connection.is_cluster else ""
 
-    def _waiting_for(self, server: str) -> Waiting:
-        waiting = self._waiting.get(server)
-        if waiting is None:
-            waiting = self._waiting[server] = Waiting()
-        return waiting
-
     def _request_publish(self, server: str = "") -> None:
         if self._publishing[server] < MAX_PUBLISHING:
             self._publish.request()
 
     def _publish_all(self, most: float = MAX_PUBLISHING) -> None:
         """Announce what waits for the servers that have fewer than `most` batches to answer."""
-        batches: dict[str, list[Command]] = {}
         for server in [server for server in self._waiting if self._publishing[server] < most]:
-            batches[server] = self._commands(self._waiting.pop(server))
-        if self._has_users and self._publishing[""] < most:
-            users, self._users = self._users, {}
-            profiles, self._profiles = self._profiles, {}
-            disconnected, self._disconnected = self._disconnected, {}
-            joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
-            command = ("PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined)))
-            batches.setdefault("", []).append(command)
-        for server, commands in batches.items():
-            self._send(server, commands)
-
-    @property
-    def _has_users(self) -> bool:
-        return bool(self._users or self._profiles or self._disconnected)
+            self._send(server, self._commands(self._waiting.pop(server)))
 
     def _commands(self, waiting: Waiting) -> list[Command]:
-        marks = waiting.marks
+        rooms, marks = waiting.rooms, waiting.marks
         commands = [
-            ("PUBLISH", room_channel(room_id), self._encode(messages, marks.pop(room_id, {})))
-            for room_id, messages in waiting.rooms.items()
+            ("PUBLISH", room_channel(room_id), self._encode(rooms.get(room_id, []), marks.get(room_id, {})))
+            for room_id in dict.fromkeys([*rooms, *marks])
         ]
-        commands += [
-            ("PUBLISH", room_channel(room_id), self._encode([], moved)) for room_id, moved in marks.items()
-        ]
+        if waiting.users or waiting.profiles or waiting.disconnected:
+            profiles = list(waiting.profiles.values())
+            joined = UsersJoined(self._origin, list(waiting.users), profiles, list(waiting.disconnected))
+            commands.append(self._command(joined))
         return commands
+
+    def _command(self, joined: UsersJoined) -> Command:
+        return "PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined))
 
     def _send(self, server: str, commands: list[Command]) -> None:
         self._publishing[server] += 1
@@ -296,7 +279,7 @@ class Announcements:
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
         self._instrumentation.published(number, is_lost=error is not None)
-        if server in self._waiting or (not server and self._has_users):
+        if server in self._waiting:
             self._publish.request()
 
 
