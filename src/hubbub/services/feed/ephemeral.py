@@ -7,10 +7,11 @@ missed some gets a `Missed`. Typing and presence are not stored.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
 from functools import partial
 from math import inf
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from hubbub.background import BackgroundTask
@@ -32,6 +33,8 @@ from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedR
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+UserChange: TypeAlias = PresenceChanged | ProfileChanged
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -66,9 +69,7 @@ class EphemeralEvents:
         self._presence_subscription: CallbackSubscription | None = None
         self._inboxes: dict[UUID, dict[Inbox, None]] = {}  # of those that want read marks or profiles, by user
         self._marks: dict[tuple[UUID, UUID], ReadMarkMoved] = {}  # the newest of each room and user
-        self._changes: dict[
-            UUID, dict[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]
-        ] = {}  # the newest of each user
+        self._changes: dict[UUID, dict[type[UserChange], UserChange]] = {}  # the newest of each kind, by user
         self._notifying = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
 
     def register(self, commits: Commits) -> None:
@@ -99,7 +100,7 @@ class EphemeralEvents:
     def leave(self, inbox: Inbox) -> None:
         """A follower that had entered is closed."""
         self._count_watchers(-inbox.wants_presence)
-        _discard(self._inboxes, inbox.user_id, inbox)
+        discard(self._inboxes, inbox.user_id, inbox)
 
     def watch(self, inbox: Inbox, room_ids: Set[UUID] | None) -> None:
         """Have the presence of the members of these rooms, of a follower that has entered."""
@@ -150,8 +151,9 @@ class EphemeralEvents:
         room = self._rooms.get(room_id)
         if event is not None and room is not None:
             # A follower that is behind may have been removed further on, and reads what is long past.
-            for followed in tuple(room.live):
-                followed.inbox.offer(event)
+            for followed in room.live:
+                if followed.inbox.wants_typing:
+                    followed.inbox.offer(event)
 
     def _receive_presence(self, received: Received) -> None:
         if isinstance(received, Gap):
@@ -168,7 +170,7 @@ class EphemeralEvents:
             )
             self._take_change(event)
 
-    def _take_change(self, event: PresenceChanged | ProfileChanged) -> None:
+    def _take_change(self, event: UserChange) -> None:
         if len(self._changes) >= MAX_WAITING and event.user_id not in self._changes:
             self.miss_all()
             return
@@ -200,7 +202,8 @@ class EphemeralEvents:
                     # It may have been removed further on. Then marks of others are not for it.
                     followed.inbox.miss()
             for inbox in recipients:
-                inbox.offer(event)
+                if inbox.wants_read_marks:
+                    inbox.offer(event)
             await time_slice.pause_if_due()
 
     async def _notify(self) -> float:
@@ -219,24 +222,21 @@ class EphemeralEvents:
                 logger.info("followers were not notified of presence and profiles: %s", error)
                 self.miss_all()
                 continue
-            await self._deliver(some, pairs, changes)
+            await self._deliver({user_id: changes[user_id] for user_id in some}, pairs)
         return inf
 
     async def _deliver(
         self,
-        user_ids: Iterable[UUID],
+        changes: Mapping[UUID, Mapping[type[UserChange], UserChange]],
         pairs: Iterable[tuple[UUID, UUID]],
-        changes: Mapping[UUID, Mapping[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]],
     ) -> None:
         """Each inbox gets a change once, in the same step in which it is found to share a room with the user."""
-        given: dict[tuple[UUID, type[PresenceChanged | ProfileChanged]], set[Inbox]] = {
-            (user_id, kind): set() for user_id in user_ids for kind in changes[user_id]
-        }
+        given = defaultdict[tuple[UUID, type[UserChange]], set[Inbox]](set)
         time_slice = TimeSlice()
-        for user_id in user_ids:
-            if ProfileChanged in changes[user_id]:
-                own = self._inboxes.get(user_id, ())
-                _offer(changes[user_id][ProfileChanged], own, given[user_id, ProfileChanged])
+        for user_id, of_user in changes.items():
+            if ProfileChanged in of_user:
+                own = (inbox for inbox in self._inboxes.get(user_id, ()) if inbox.wants_profiles)
+                _offer(of_user[ProfileChanged], own, given[user_id, ProfileChanged])
                 await time_slice.pause_if_due()
         for user_id, room_id in pairs:
             if (room := self._rooms.get(room_id)) is not None:
@@ -245,7 +245,7 @@ class EphemeralEvents:
             await time_slice.pause_if_due()
 
 
-def _offer(event: PresenceChanged | ProfileChanged, inboxes: Iterable[Inbox], given: set[Inbox]) -> None:
+def _offer(event: UserChange, inboxes: Iterable[Inbox], given: set[Inbox]) -> None:
     """Offer the event to the inboxes that have not been given it."""
     new = {*inboxes} - given
     given |= new
@@ -253,13 +253,13 @@ def _offer(event: PresenceChanged | ProfileChanged, inboxes: Iterable[Inbox], gi
         inbox.offer(event)
 
 
-def _recipients(room: FollowedRoom, kind: type[PresenceChanged | ProfileChanged]) -> Iterable[Inbox]:
+def _recipients(room: FollowedRoom, kind: type[UserChange]) -> Iterable[Inbox]:
     """Also followers that are behind, unless their user was removed further on in the log."""
     inboxes = (followed.inbox for followed in room.positions)
     return (one for one in inboxes if one.wants(kind, room.id) and one.user_id not in room.left_users)
 
 
-def _discard(groups: dict[K, dict[V, None]], key: K, value: V) -> None:
+def discard(groups: dict[K, dict[V, None]], key: K, value: V) -> None:
     """Take the value out of its group, and the group away with its last value."""
     group = groups.get(key, {})
     group.pop(value, None)

@@ -49,7 +49,6 @@ from hubbub.events import (
     Resync,
     RoomGone,
     Signal,
-    TypingChanged,
     room_channel,
 )
 from hubbub.instrumentation import Instrumentation
@@ -653,18 +652,10 @@ class Inbox(msgspec.Struct, eq=False):
         return self.watched is None or room_id in self.watched
 
     def offer(self, event: Signal) -> None:
-        """Put an event that is not in a log, if there is space and it is wanted."""
-        if isinstance(event, PresenceChanged):
-            is_wanted = self.wants_presence
-        elif isinstance(event, ProfileChanged):
-            is_wanted = self.wants_profiles
-        else:
-            is_wanted = self.wants_read_marks if isinstance(event, ReadMarkChanged) else self.wants_typing
-        if not is_wanted:
-            return
+        """Put an event that is not in a log, and is wanted, if there is space."""
         if len(self.events) < self.limit:
             self.put(event)
-        elif not isinstance(event, PresenceChanged | TypingChanged):
+        elif isinstance(event, ReadMarkChanged | ProfileChanged):
             self.miss()
 
     def miss(self) -> None:
