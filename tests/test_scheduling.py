@@ -15,6 +15,7 @@ from hubbub.scheduling import (
     Pace,
     TimeSlice,
     in_slices,
+    next_in_turn,
 )
 
 
@@ -150,6 +151,16 @@ async def test_cancelled_caller_of_a_pace_delays_no_other() -> None:
     calling[1].cancel()
     await asyncio.wait(calling)
     assert order == [0, 2, 3]
+
+
+def test_keys_of_a_queue_have_their_turn_again_after_all_others() -> None:
+    queue = dict.fromkeys("abc", True)
+    assert next_in_turn(queue, 2) == ["a", "b"]
+    queue["d"] = False
+    assert next_in_turn(queue, 3) == ["c", "a", "b"]
+    assert next_in_turn(queue, 9) == ["d", "c", "a", "b"]
+    assert queue == {"d": False, "c": True, "a": True, "b": True}
+    assert next_in_turn({}, 2) == []
 
 
 async def test_actions_are_done_in_slices_with_other_tasks_in_between() -> None:

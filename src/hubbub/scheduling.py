@@ -1,6 +1,6 @@
 """Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines.
 
-Also time slices of long work, a limit of callers per turn, keys taken from a queue, and settings of garbage
+Also time slices of long work, a limit of callers per turn, keys of a queue in their turn, and settings of garbage
 collection.
 """
 
@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Final, TypeVar
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 TICK_SECONDS: Final = 0.01
 """The resolution of an `EarliestTimer`. It fires no more often, however many deadlines follow each other."""
@@ -84,6 +85,14 @@ def take(queue: dict[T, None], most: int) -> list[T]:
     for key in taken:
         del queue[key]
     return taken
+
+
+def next_in_turn(queue: dict[T, V], most: int) -> list[T]:
+    """The first `most` keys, or fewer if there are not as many. They go to the end of the queue."""
+    keys = list(islice(queue, most))
+    for key in keys:
+        queue[key] = queue.pop(key)
+    return keys
 
 
 class OncePerTurn:

@@ -93,9 +93,9 @@ class Feed:
             memberships=memberships,
             announcements=announcements,
             has_work=self._comparing.wake,
+            on_announced=self._take_announcement,
             at_most_behind=at_most_behind,
         )
-        self._followers.on_announced = self._take_announcement
         self._sends = sends
         self._figures: dict[str, tuple[float, ProcessFigures]] = {}  # by process, with the time of the answer
         self._figures_until = 0.0  # answers are for another process after that

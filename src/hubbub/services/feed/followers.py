@@ -41,9 +41,9 @@ from hubbub.positions import NOT_SEEN, Position
 from hubbub.postgres import Executor
 from hubbub.redis import Gap, Received
 from hubbub.repositories.messages import Entry, Logs, LogSlice
-from hubbub.scheduling import Pace, TimeSlice
+from hubbub.scheduling import Pace, TimeSlice, next_in_turn, take
 from hubbub.services.feed.announcements import Announcements, UsersJoined
-from hubbub.services.feed.ephemeral import EphemeralEvents
+from hubbub.services.feed.ephemeral import EphemeralEvents, discard
 from hubbub.services.feed.memberships import MemberRoom, Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in, part_of_round
 
@@ -384,12 +384,9 @@ class SessionChecks:
 
     async def _check(self) -> float:
         due, self._due = list(self._due), {}
-        part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), USER_ROUND_HEARTBEATS))
-        for _ in range(part if not due else 0):
-            follower = next(iter(self._followers))
-            del self._followers[follower]
-            self._followers[follower] = None  # to the end of the queue
-            due.append(follower)
+        if not due:
+            part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), USER_ROUND_HEARTBEATS))
+            due = next_in_turn(self._followers, part)
         for start in range(0, len(due), SESSIONS_PER_WRITE):
             await self._end_ended(due[start : start + SESSIONS_PER_WRITE])
         return self._heartbeat_seconds if self._followers else inf
@@ -425,9 +422,11 @@ class Followers:
         memberships: Memberships,
         announcements: Announcements,
         has_work: Callable[[], None],
+        on_announced: Callable[[UsersJoined], None],
         at_most_behind: int,
     ) -> None:
-        """`has_work` is called when there are users whose rooms are to be read now. It must not wait."""
+        """`has_work` is called when there are users whose rooms are to be read now, `on_announced` with each
+        announcement of another process. Neither may wait."""
         self._executor = executor
         self._logs = logs
         self.memberships = memberships
@@ -436,14 +435,12 @@ class Followers:
         self.sessions = sessions
         self._announcements = announcements
         self._has_work = has_work
+        self._on_announced = on_announced
         self._at_most_behind = at_most_behind
-        self._users: dict[UUID, dict[Follower, None]] = {}
+        self._users: dict[UUID, dict[Follower, None]] = {}  # the next to compare first
         self._entering = Pace(ENTERING_PER_TURN)
         self._changed: dict[UUID, None] = {}  # users whose rooms have to be read again
-        self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
-        self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
-        self.on_announced: Callable[[UsersJoined], None] = lambda _: None
-        """Called with each announcement of another process."""
+        self._to_compare: dict[UUID, None] = {}  # users whose digests are compared next
         self._is_closed = False
         self._is_subscribed = False
         """Whether announcements of memberships have come since some time."""
@@ -483,9 +480,7 @@ class Followers:
             [room for room in wanted.values() if room.room_id not in follower.after], deadline
         )
         await time_slice.pause_if_due()
-        known = {room_id: at for room_id, at in follower.after.items() if room_id in wanted}
-        await time_slice.pause_if_due()
-        resyncs = await self._resyncs(known, wanted, deadline)
+        resyncs = await self._resyncs(follower, wanted, deadline)
         await time_slice.pause_if_due()
         left = await self._left_at_cursor(follower, wanted.values(), deadline)
         await time_slice.pause_if_due()
@@ -614,10 +609,11 @@ class Followers:
         return {room_id: head.encode(room_id) for room_id, head in heads.items() if head.mark != NOT_SEEN}
 
     async def _resyncs(
-        self, after: Mapping[UUID, Position], rooms: Mapping[UUID, MemberRoom], deadline: float
+        self, follower: Follower, wanted: Mapping[UUID, MemberRoom], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
-        """The heads of the rooms that cannot be read on from these positions, with the reasons."""
-        seen = [(room_id, position.seq) for room_id, position in after.items() if position.seq > 0]
+        """The heads of the rooms that cannot be read on from the client's cursors, with the reasons."""
+        after = follower.after
+        seen = [(room_id, at.seq) for room_id, at in after.items() if at.seq > 0 and room_id in wanted]
         reasons: dict[UUID, ResyncReason] = {}
         for start in range(0, len(seen), HEADS_PER_STATEMENT):
             some = dict(seen[start : start + HEADS_PER_STATEMENT])
@@ -626,7 +622,7 @@ class Followers:
                     reasons[found.room_id] = "rewound"
                 elif after[found.room_id].seq < found.last_seq - self._at_most_behind:
                     reasons[found.room_id] = "too_far_behind"
-        heads = await self._heads([rooms[room_id] for room_id in reasons], deadline)
+        heads = await self._heads([wanted[room_id] for room_id in reasons], deadline)
         return {room_id: (head, reasons[room_id]) for room_id, head in heads.items()}
 
     def _open(
@@ -649,11 +645,7 @@ class Followers:
         if follower.has_entered:
             self.ephemeral.leave(follower.inbox)
         self.sessions.leave(follower)
-        followers = self._users.get(follower.user_id)
-        if followers is not None:
-            followers.pop(follower, None)
-            if not followers:
-                del self._users[follower.user_id]
+        discard(self._users, follower.user_id, follower)
 
     # Rooms that are joined later, and memberships that end without an entry.
 
@@ -682,12 +674,11 @@ class Followers:
             self._is_subscribed = True
             self.ephemeral.miss_all()
             self.sessions.check_soon()
-            self._round = deque(self._users)
-            self._due = len(self._round)
+            self._to_compare |= dict.fromkeys(self._users)
             self._has_work()
         else:
             announced = self._announcements.users_in(received)
-            self.on_announced(announced)
+            self._on_announced(announced)
             for profile in announced.profiles:
                 self.ephemeral.take_profile(profile)
             for user_id in announced.disconnected:
@@ -704,35 +695,28 @@ class Followers:
 
     def check_some(self) -> None:
         """Compare the digests of some of the users, the next in turn, in the next `compare`."""
-        if not self._round:
-            self._round = deque(self._users)
-        part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), USER_ROUND_HEARTBEATS), len(self._round))
-        self._due = max(self._due, part)
+        if not self._to_compare:  # else some are left from before
+            part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), USER_ROUND_HEARTBEATS))
+            self._to_compare |= dict.fromkeys(next_in_turn(self._users, part))
 
     async def compare(self) -> None:
         """Find users who are in other rooms than before, and follow them there; of many, the first.
 
         Raises: Unavailable.
         """
-        if self._due > 0:
-            users: list[UUID] = []
-            while self._round and len(users) < min(DIGESTS_PER_STATEMENT, self._due):
-                if (user_id := self._round.popleft()) in self._users:
-                    users.append(user_id)
-            self._due = self._due - len(users) if self._round else 0
-            try:
-                await self._compare_digests(users)
-            except Unavailable:
-                self._round.extendleft(users)
-                self._due += len(users)
-                raise
+        users = [user_id for user_id in take(self._to_compare, DIGESTS_PER_STATEMENT) if user_id in self._users]
+        try:
+            await self._compare_digests(users)
+        except Unavailable:
+            self._to_compare |= dict.fromkeys(users)
+            raise
         users = self._next_changed()
         try:
             await self.update(users)
         except Unavailable:
             self._changed |= dict.fromkeys(users)
             raise
-        if self._due > 0 or self._changed:
+        if self._to_compare or self._changed:
             self._has_work()
 
     async def _compare_digests(self, user_ids: list[UUID]) -> None:

@@ -30,6 +30,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -56,7 +57,7 @@ from hubbub.models import Message, ResyncReason
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
-from hubbub.scheduling import OncePerTurn, Pace
+from hubbub.scheduling import OncePerTurn, Pace, next_in_turn
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 
@@ -107,13 +108,12 @@ class FollowedRooms:
         self.on_rewind = on_rewind
         self.on_mark: Callable[[ReadMarkMoved], None] = ignore
         """Called with each read mark that another process announced."""
-        self._rooms: dict[UUID, FollowedRoom] = {}
+        self._rooms: dict[UUID, FollowedRoom] = {}  # the next to compare first
         self._concurrent_reads = asyncio.Semaphore(CONCURRENT_READS)
         self._waiting: dict[tuple[UUID, Position, int, int], asyncio.Task[LogSlice]] = {}  # reads without a slot
         self._reads: set[asyncio.Task[LogSlice]] = set()
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
         self._to_check: dict[FollowedRoom, None] = {}
-        self._round: deque[UUID] = deque()  # rooms whose heads are still to be compared in this round
         self._beginning_reads = Pace(READS_PER_TURN)
         self._delivered = 0  # in this turn of the loop, because of announcements
         self._next_turn = OncePerTurn(self._begin_turn)
@@ -132,8 +132,8 @@ class FollowedRooms:
         if room is None:
             room = FollowedRoom(room_id, newest, self, announced_seq=newest.seq)
             self._rooms[room_id] = room
-            channel = room_channel(room_id)
-            room.subscription = self._subscriptions.subscribe_soon_with(channel, room.receive_announcement)
+            receive = partial(self._receive, room)
+            room.subscription = self._subscriptions.subscribe_soon_with(room_channel(room_id), receive)
         return room
 
     def leave(self, followed: FollowedPosition) -> None:
@@ -177,7 +177,7 @@ class FollowedRooms:
             room.read_log()
         self._announcements.room_touched(change.room_id)
 
-    def receive(self, room: FollowedRoom, received: Received) -> None:
+    def _receive(self, room: FollowedRoom, received: Received) -> None:
         """Take an announcement of another process, about this room."""
         if isinstance(received, Gap):
             room.is_subscribed = True
@@ -322,17 +322,11 @@ class FollowedRooms:
 
     def check_some(self) -> None:
         """Compare the heads of some of the rooms in the next `compare`, the next in turn; of all without Redis."""
-        if not self.is_connected:
+        if self.is_connected:
+            room_ids = next_in_turn(self._rooms, part_of_round(len(self._rooms)))
+            self._to_check |= dict.fromkeys(self._rooms[room_id] for room_id in room_ids)
+        else:
             self._to_check |= dict.fromkeys(self._rooms.values())
-            return
-        left = part_of_round(len(self._rooms))
-        while left:
-            if not self._round:
-                self._round = deque(self._rooms)
-            room = self._rooms.get(self._round.popleft())
-            if room is not None:  # else it was followed when the round began
-                self._to_check[room] = None
-                left -= 1
 
     async def compare(self) -> None:
         """Compare the heads to check with the entries that were taken here. Raises: Unavailable."""
@@ -430,10 +424,6 @@ class FollowedRoom(msgspec.Struct, eq=False):
     @property
     def is_behind(self) -> bool:
         return self.must_read or self.announced_seq > self.position.seq
-
-    def receive_announcement(self, received: Received) -> None:
-        """Take an announcement of another process."""
-        self.rooms.receive(self, received)
 
     def receive(self, entry: Entry) -> None:
         """Take an announced entry if it is the next one. Otherwise read what is before it, or compare it."""
