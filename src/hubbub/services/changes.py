@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
 
@@ -100,10 +99,8 @@ class FeedPosition(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A row of a read: the server, its time and its horizon, and an entry, if there is one."""
+    """A row of a read: the horizon of the server, and an entry, if there is one; else the end of the feed."""
 
-    server: bytes
-    read_at: datetime
     horizon: int
     is_ready: bool
     is_foreign: bool
@@ -115,23 +112,18 @@ def _read(*row: Any) -> _Read:  # noqa: ANN401 - each column has its type
     server, read_at, horizon, transaction_id, room_id, seq, is_ready, is_foreign, *entry = row
     if transaction_id is None:
         end = FeedPosition(horizon, _NO_ROOM, 0, server, read_at)
-        return _Read(server, read_at, horizon, is_ready=False, is_foreign=False, key=end, event=None)
+        return _Read(horizon, is_ready=False, is_foreign=False, key=end, event=None)
     key = FeedPosition(transaction_id, room_id, seq, server, read_at)
-    return _Read(server, read_at, horizon, is_ready, is_foreign, key, event_of(room_id, seq, *entry))
-
-
-def _part(table: str) -> str:
-    """The part of a room, as the indexes have it."""
-    return f"(get_byte(uuid_send({table}.room_id), 15) & {PARTS - 1})"
+    return _Read(horizon, is_ready, is_foreign, key, event_of(room_id, seq, *entry))
 
 
 def _keys(table: str, part: str, after: tuple[str, str, str], limit: int = ENTRIES_PER_READ) -> str:
-    """The keys of the first entries of a part in a table, after a position."""
+    """The keys of the first entries of a part in a table, after a position. A part is as in the indexes."""
     key = f"{table}.transaction_id, {table}.room_id, {table}.seq"
     return f"""
                 SELECT '{table}' AS kept_in, {key}
                 FROM {table}
-                WHERE {_part(table)} = {part}
+                WHERE (get_byte(uuid_send({table}.room_id), 15) & {PARTS - 1}) = {part}
                     AND {table}.transaction_id IS NOT NULL
                     AND {table}.transaction_id >= {after[0]}
                     AND ({key}) > ({", ".join(after)})
@@ -536,9 +528,7 @@ class ChangeFeed:
         self._changes._add(self)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
         self._changes._remove(self)
         await self._renewing.close()
@@ -596,13 +586,15 @@ class ChangeFeed:
         parts: Sequence[int] = range(PARTS)
         if self._consumer is not None:
             await self._store(0)
-            if not await self._take(self._consumer):
+            lease = await self._take(self._consumer)
+            if lease is None:
                 await self._pause()
                 return
-            parts = [self._lease.part] if self._lease is not None else []
+            parts = [lease.part]
         after = self._position
         reads = await self._executor.fetch_all(_READ, parts, after.transaction_id, after.room_id, after.seq)
-        if after.server not in (b"", reads[0].server):
+        server, read_at = reads[0].key.server, reads[0].key.read_at
+        if after.server not in (b"", server):
             await self._go_back(reads[0])
             return
         ready = [read for read in reads if read.is_ready]
@@ -612,7 +604,7 @@ class ChangeFeed:
         if ready:
             self._pause_seconds = FIRST_PAUSE_SECONDS
         else:
-            self._position = after._replace(server=reads[0].server, read_at=reads[0].read_at)
+            self._position = after._replace(server=server, read_at=read_at)
             if self._consumer is None:
                 await self._pause()
 
@@ -627,16 +619,15 @@ class ChangeFeed:
         first = await self._executor.fetch_one(_FIRST_SINCE, since)
         transaction_id = min(self._position.transaction_id, read.horizon, *([] if first is None else [first]))
         logger.warning("the feed of changes goes back to transaction %s of another server", transaction_id)
-        self._position = FeedPosition(transaction_id, _NO_ROOM, 0, read.server, read.read_at)
+        self._position = FeedPosition(transaction_id, _NO_ROOM, 0, read.key.server, read.key.read_at)
 
-    async def _take(self, consumer: str) -> bool:
+    async def _take(self, consumer: str) -> PartLease | None:
         asked_at = asyncio.get_running_loop().time()
         lease = await self._executor.fetch_one(_TAKE, consumer, self._worker, self._lease_seconds)
-        if lease is None:
-            return False
-        self._lease, self._lease_ends = lease, asked_at + self._lease_seconds
-        self._position = lease.position
-        return True
+        if lease is not None:
+            self._lease, self._lease_ends = lease, asked_at + self._lease_seconds
+            self._position = lease.position
+        return lease
 
     async def _store(self, lease_seconds: float) -> None:
         """Store the position, and prolong the lease or end it."""
