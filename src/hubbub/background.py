@@ -26,13 +26,6 @@ RETRY_SECONDS: Final = 1.0
 log, and short enough that a user hardly notices a passing one."""
 
 
-WRONG_EVENT_LOOP: Final = (
-    "it is used in another event loop than before: call it from one loop only, such as by "
-    "asyncio.run_coroutine_threadsafe, or open a hub in each loop"
-)
-"""The reason of a call that comes from another event loop than the calls before."""
-
-
 class BackgroundTask:
     """Repeats a round of work from `start` until `close`.
 
@@ -152,8 +145,12 @@ def report(message: str, error: Exception) -> None:
 
 
 def wrong_event_loop() -> Unavailable:
-    """The error of a call in another event loop."""
-    return Unavailable("hub", WRONG_EVENT_LOOP, retryable=False)
+    """The error of a call that comes from another event loop than the calls before."""
+    reason = (
+        "it is used in another event loop than before: call it from one loop only, such as by "
+        "asyncio.run_coroutine_threadsafe, or open a hub in each loop"
+    )
+    return Unavailable("hub", reason, retryable=False)
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -514,7 +514,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _work(self, flight: _Flight) -> None:
         loop = asyncio.get_running_loop()
-        while len(self._in_flight) <= self._wanted and (batch := self._take()):
+        # Workers that share evenly have statements in flight while the callers of the others are answered.
+        while len(self._in_flight) <= self._wanted and (batch := self._queue.take(self._per_batch, self._parts)):
             flight.is_taking = False
             self._taking -= 1
             flight.batch, flight.began = batch, loop.time()
@@ -532,10 +533,6 @@ class Batcher(Generic[Item, Result]):
             self._taking += 1
             # Let the callers that have just been answered make their next requests, so that these come along.
             await asyncio.sleep(0)
-
-    def _take(self) -> list[PendingCall[Item]]:
-        # Workers that share evenly have statements in flight while the callers of the others are answered.
-        return self._queue.take(self._per_batch, self._parts)
 
     async def _run(self, batch: list[PendingCall[Item]]) -> Sequence[PendingCall[Item]]:
         """Run the batch and answer its callers. Returns the requests to be put back."""

@@ -147,6 +147,9 @@ class LoggedEvent(Event, frozen=True):
     cursor: str
     at: datetime
 
+    def __hash__(self) -> int:
+        return hash((self.room_id, self.seq))
+
 
 class MessageSent(LoggedEvent, frozen=True, tag="message_sent"):
     """A new message in its current state. It may have been edited or deleted since it was sent."""
@@ -201,9 +204,6 @@ class MemberChanged(LoggedEvent, frozen=True, tag="member_changed"):
     user_id: UUID
     metadata: Mapping[str, Any] | None
 
-    def __hash__(self) -> int:
-        return hash((self.room_id, self.seq))
-
 
 class RoomChanged(LoggedEvent, frozen=True, tag="room_changed"):
     """The room has another name, description, privacy, receipts setting or metadata, or several of these.
@@ -218,9 +218,6 @@ class RoomChanged(LoggedEvent, frozen=True, tag="room_changed"):
     is_private: bool
     keeps_receipts: bool | None = None
     metadata: Mapping[str, Any] | None = None
-
-    def __hash__(self) -> int:
-        return hash((self.room_id, self.seq))
 
 
 LogEvent = (

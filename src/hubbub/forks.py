@@ -19,13 +19,9 @@ import socket
 from asyncio import BaseTransport
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 from weakref import WeakMethod
 
 from hubbub.errors import Unavailable
-
-FORKED: Final = "it was opened before a fork, by the parent process: open a hub in each process, after the fork"
-
 
 _abandoning: set[WeakMethod[Callable[[], None]]] = set()
 
@@ -52,7 +48,8 @@ os.register_at_fork(after_in_child=_abandon_all)
 
 def forked() -> Unavailable:
     """The error of a call in a child process."""
-    return Unavailable("hub", FORKED, retryable=False)
+    reason = "it was opened before a fork, by the parent process: open a hub in each process, after the fork"
+    return Unavailable("hub", reason, retryable=False)
 
 
 def replace_with_dead_socket(transport: BaseTransport | None) -> None:
