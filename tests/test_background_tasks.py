@@ -42,7 +42,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     (
         "services/feed/followers.py",
         "'checking sessions of followers'",
-        lambda hub: hub._feed._followers.sessions._checking,
+        lambda hub: hub._feed._followers.sessions.task,
     ),
     (
         "services/changes.py",
@@ -59,7 +59,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     (
         "services/feed/ephemeral.py",
         "'notifying followers of presence, profiles and read marks'",
-        lambda hub: hub._feed._ephemeral._notifying,
+        lambda hub: hub._feed._ephemeral.task,
     ),
     ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
     (

@@ -113,8 +113,8 @@ class Feed:
         )
         self._next_heartbeat = asyncio.get_running_loop().time() + self._heartbeat_seconds
         self._comparing.start()
-        self._ephemeral.start()
-        self._sessions.start()
+        self._ephemeral.task.start()
+        self._sessions.task.start()
 
     async def close(self) -> None:
         """End all followers. Idempotent."""
@@ -123,8 +123,8 @@ class Feed:
         if self._memberships_subscription is not None:
             self._memberships_subscription.unsubscribe()
         await self._comparing.close()
-        await self._ephemeral.close()
-        await self._sessions.close()
+        await self._ephemeral.task.close()
+        await self._sessions.task.close()
         await self._rooms.close()
 
     def seq_of(self, room_id: UUID) -> int:

@@ -70,7 +70,7 @@ class EphemeralEvents:
         self._inboxes: dict[UUID, dict[Inbox, None]] = {}  # of those that want read marks or profiles, by user
         self._marks: dict[tuple[UUID, UUID], ReadMarkMoved] = {}  # the newest of each room and user
         self._changes: dict[UUID, dict[type[UserChange], UserChange]] = {}  # the newest of each kind, by user
-        self._notifying = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
+        self.task = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
 
     def register(self, commits: Commits) -> None:
         """Deliver and announce the read marks and profiles that this process commits from now on."""
@@ -84,12 +84,6 @@ class EphemeralEvents:
     def _profile_updated(self, change: ProfileUpdated) -> None:
         self._announcements.profile_updated(change)
         self.take_profile(change)
-
-    def start(self) -> None:
-        self._notifying.start()
-
-    async def close(self) -> None:
-        await self._notifying.close()
 
     def enter(self, inbox: Inbox) -> None:
         """A follower has entered."""
@@ -175,7 +169,7 @@ class EphemeralEvents:
             self.miss_all()
             return
         self._changes.setdefault(event.user_id, {})[type(event)] = event
-        self._notifying.wake()
+        self.task.wake()
 
     def _take_mark(self, change: ReadMarkMoved) -> None:
         if not self._inboxes:
@@ -184,7 +178,7 @@ class EphemeralEvents:
             self.miss_all()
             return
         self._marks[change.room_id, change.user_id] = change
-        self._notifying.wake()
+        self.task.wake()
 
     async def _deliver_marks(self) -> None:
         """Deliver read marks to the user's own followers, and to the others in a room that shows them."""

@@ -356,14 +356,13 @@ class SessionChecks:
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[Follower, None] = {}  # those with a session, the next in turn first
         self._due: dict[Follower, None] = {}
-        self._checking = BackgroundTask("checking sessions of followers", self._check)
-        self.start, self.close = self._checking.start, self._checking.close
+        self.task = BackgroundTask("checking sessions of followers", self._check)
 
     async def enter(self, follower: Follower) -> None:
         """End the follower when its session ends, also if it has ended already."""
         self._followers[follower] = None
         await self._end_ended([follower])
-        self._checking.wake()
+        self.task.wake()
 
     async def change(self, follower: Follower) -> None:
         """The follower has another session, or none."""
@@ -380,7 +379,7 @@ class SessionChecks:
         due = self._followers if followers is None else [one for one in followers if one in self._followers]
         self._due |= dict.fromkeys(due)
         if due:
-            self._checking.wake()
+            self.task.wake()
 
     async def _check(self) -> float:
         due, self._due = list(self._due), {}
@@ -470,15 +469,27 @@ class Followers:
         if follower.session is not None:
             await self.sessions.enter(follower)
         member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
-        time_slice = TimeSlice()
         wanted = _wanted(follower, member_of)
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        await time_slice.pause_if_due()
-        heads = await self._heads(
-            [room for room in wanted.values() if room.room_id not in follower.after], deadline
-        )
+        await self._begin(follower, wanted, deadline)
+        if not self._has(follower):
+            return
+        digest = member_of[0].digest if member_of else 0
+        follower.digest = digest if follower.positions.keys() == wanted.keys() else None
+        follower.has_entered = True
+        self.ephemeral.enter(follower.inbox)
+        if follower.missed_update:
+            self.read_rooms_of([follower.user_id])
+        if follower.inbox.can_miss and self.rooms.is_connected:
+            await self._confirmed(follower)
+
+    async def _begin(self, follower: Follower, wanted: Mapping[UUID, MemberRoom], deadline: float) -> None:
+        """Open a position in each room, unless the follower is closed meanwhile."""
+        time_slice = TimeSlice()
+        without_cursor = [room for room_id, room in wanted.items() if room_id not in follower.after]
+        heads = await self._heads(without_cursor, deadline)
         await time_slice.pause_if_due()
         resyncs = await self._resyncs(follower, wanted, deadline)
         await time_slice.pause_if_due()
@@ -495,26 +506,19 @@ class Followers:
         on_end = follower._position_ended  # bound once: a method per position would lengthen garbage collections
         for room_id, room in wanted.items():
             newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
-            self._begin(
-                follower,
-                room,
-                newest,
-                on_end,
-                resyncs.get(room_id),
-                left=room_id in left,
-                joined=room_id in joined,
-            )
+            start = Position(room.joined_seq - 1, NOT_SEEN) if room_id in joined else newest
+            followed = self._open(follower, room, follower.after.get(room_id, start), on_end, newest)
+            if room_id in resyncs:
+                followed.resync(*resyncs[room_id])
+            elif room_id in joined and newest.seq - start.seq > self._at_most_behind:
+                followed.resync(newest, "too_far_behind")
+            if room_id in left and room_id not in resyncs:
+                followed.read_to_next_joining()
+            else:
+                followed.catch_up()
             await time_slice.pause_if_due()
             if not self._has(follower):
                 return
-        digest = member_of[0].digest if member_of else 0
-        follower.digest = digest if follower.positions.keys() == wanted.keys() else None
-        follower.has_entered = True
-        self.ephemeral.enter(follower.inbox)
-        if follower.missed_update:
-            self.read_rooms_of([follower.user_id])
-        if follower.inbox.can_miss and self.rooms.is_connected:
-            await self._confirmed(follower)
 
     async def _confirmed(self, follower: Follower) -> None:
         """Wait until announcements come in all rooms, so that the reader misses no mark or profile from now on."""
@@ -534,32 +538,6 @@ class Followers:
     def _has(self, follower: Follower) -> bool:
         """Whether it is not closed."""
         return follower in self._users.get(follower.user_id, ())
-
-    def _begin(
-        self,
-        follower: Follower,
-        room: MemberRoom,
-        newest: Position,
-        on_end: Callable[[FollowedPosition], None],
-        resync: tuple[Position, ResyncReason] | None,
-        *,
-        left: bool,
-        joined: bool,
-    ) -> None:
-        """Put the follower at its starting position in a room. `newest` is the end of the log.
-
-        `left` is whether the user had left at the cursor, `joined` whether the user joined while away.
-        """
-        start = Position(room.joined_seq - 1, NOT_SEEN) if joined else newest
-        followed = self._open(follower, room, follower.after.get(room.room_id, start), on_end, newest)
-        if resync is not None:
-            followed.resync(*resync)
-        elif joined and newest.seq - start.seq > self._at_most_behind:
-            followed.resync(newest, "too_far_behind")
-        if left and resync is None:
-            followed.read_to_next_joining()
-        else:
-            followed.catch_up()
 
     async def _left_at_cursor(self, follower: Follower, rooms: Iterable[MemberRoom], deadline: float) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""
