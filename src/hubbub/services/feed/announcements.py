@@ -243,9 +243,11 @@ class Announcements:
 
     def _commands(self, waiting: Waiting) -> list[Command]:
         rooms, marks = waiting.rooms, waiting.marks
+        for room_id in marks:
+            rooms.setdefault(room_id, [])
         commands = [
-            ("PUBLISH", room_channel(room_id), self._encode(rooms.get(room_id, []), marks.get(room_id, {})))
-            for room_id in dict.fromkeys([*rooms, *marks])
+            ("PUBLISH", room_channel(room_id), self._encode(messages, marks.get(room_id, {})))
+            for room_id, messages in rooms.items()
         ]
         if waiting.users or waiting.profiles or waiting.disconnected:
             profiles = list(waiting.profiles.values())

@@ -96,7 +96,7 @@ class EphemeralEvents:
         self._count_watchers(-inbox.wants_presence)
         discard(self._inboxes, inbox.user_id, inbox)
 
-    def watch(self, inbox: Inbox, room_ids: Set[UUID] | None) -> None:
+    def watch(self, inbox: Inbox, room_ids: Set[UUID]) -> None:
         """Have the presence of the members of these rooms, of a follower that has entered."""
         before = inbox.wants_presence
         inbox.watched = room_ids
