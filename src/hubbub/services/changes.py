@@ -23,7 +23,7 @@ import logging
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -360,14 +360,13 @@ def _in_order_of_rooms(
 
     That is before the first one that was not handed out, in the order of transactions.
     """
-    by_room: dict[UUID, list[_Read]] = {}
-    for read in reads:
-        by_room.setdefault(read.key.room_id, []).append(read)
-    rooms = {room_id: iter(sorted(of_room, key=lambda read: read.key.seq)) for room_id, of_room in by_room.items()}
+    by_room = defaultdict[UUID, deque[_Read]](deque)
+    for read in sorted(reads, key=lambda read: read.key.seq):
+        by_room[read.key.room_id].append(read)
     handed_out: set[FeedPosition] = set()
     position, rest = after, deque(read.key for read in reads)
     for slot in reads:
-        read = next(rooms[slot.key.room_id])
+        read = by_room[slot.key.room_id].popleft()
         handed_out.add(read.key)
         while rest and rest[0] in handed_out:
             position = rest.popleft()
