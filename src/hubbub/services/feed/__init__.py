@@ -83,7 +83,7 @@ class Feed:
             on_rewind=on_rewind,
         )
         self._sessions = SessionChecks(ended_sessions, heartbeat_seconds=heartbeat_seconds)
-        self._ephemeral = EphemeralEvents(subscriptions, memberships, self._rooms, announcements)
+        self._ephemeral = EphemeralEvents(subscriptions, memberships, self._rooms)
         self._followers = Followers(
             executor,
             self._rooms,
@@ -137,6 +137,7 @@ class Feed:
         self._rooms.register(commits)
         self._followers.register(commits)
         self._ephemeral.register(commits)
+        self._announcements.register(commits)
 
     async def cursors_of(self, user_id: UUID) -> dict[UUID, str]:
         """The cursor at the end of the log of each room of the user. Raises: Unavailable."""

@@ -31,7 +31,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid4
 
-from hubbub.commits import ProfileUpdated, ReadMarkMoved
+from hubbub.commits import Commits, MembersJoined, MessagesSent, ProfileUpdated, ReadMarkMoved, RoomTouched
 from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
@@ -150,6 +150,18 @@ class Announcements:
         self._publish_marks.cancel()
         if any(waiting.marks for waiting in self._waiting.values()):
             self._publish_all(inf)
+
+    def register(self, commits: Commits) -> None:
+        """Announce what this process commits from now on."""
+        commits.on(MessagesSent, self._messages_sent)
+        commits.on(RoomTouched, lambda change: self.room_touched(change.room_id))
+        commits.on(MembersJoined, lambda change: self.users_joined(change.user_ids))
+        commits.on(ReadMarkMoved, self.read_mark_moved)
+        commits.on(ProfileUpdated, self.profile_updated)
+
+    def _messages_sent(self, change: MessagesSent) -> None:
+        for message in change.messages:
+            self.message_sent(message)
 
     def message_sent(self, message: Message) -> None:
         """Announce the message. Neither waits nor raises."""

@@ -27,7 +27,6 @@ from hubbub.events import (
 )
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.scheduling import TimeSlice
-from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedRooms, Inbox
 
@@ -51,18 +50,11 @@ class EphemeralEvents:
     marks and profiles come on the channels of rooms and memberships.
     """
 
-    def __init__(
-        self,
-        subscriptions: Subscriptions,
-        memberships: Memberships,
-        rooms: FollowedRooms,
-        announcements: Announcements,
-    ) -> None:
+    def __init__(self, subscriptions: Subscriptions, memberships: Memberships, rooms: FollowedRooms) -> None:
         self._subscriptions = subscriptions
         self._memberships = memberships
         self._rooms = rooms
         rooms.on_mark = self._take_mark
-        self._announcements = announcements
         self._typing: dict[UUID, int] = {}  # how many positions want it, by room
         self._typing_subscriptions: dict[UUID, CallbackSubscription] = {}
         self._watchers = 0
@@ -73,17 +65,9 @@ class EphemeralEvents:
         self.task = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
 
     def register(self, commits: Commits) -> None:
-        """Deliver and announce the read marks and profiles that this process commits from now on."""
-        commits.on(ReadMarkMoved, self._mark_moved)
-        commits.on(ProfileUpdated, self._profile_updated)
-
-    def _mark_moved(self, change: ReadMarkMoved) -> None:
-        self._announcements.read_mark_moved(change)
-        self._take_mark(change)
-
-    def _profile_updated(self, change: ProfileUpdated) -> None:
-        self._announcements.profile_updated(change)
-        self.take_profile(change)
+        """Deliver the read marks and profiles that this process commits from now on."""
+        commits.on(ReadMarkMoved, self._take_mark)
+        commits.on(ProfileUpdated, self.take_profile)
 
     def enter(self, inbox: Inbox) -> None:
         """A follower has entered."""

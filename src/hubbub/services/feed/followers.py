@@ -628,8 +628,8 @@ class Followers:
     # Rooms that are joined later, and memberships that end without an entry.
 
     def register(self, commits: Commits) -> None:
-        """Follow the rooms that users join in this process, and announce it to other processes."""
-        commits.on(MembersJoined, self._members_joined)
+        """Follow the rooms that users join in this process."""
+        commits.on(MembersJoined, lambda change: self.read_rooms_of(change.user_ids))
         commits.on(UserDeleted, lambda change: self.disconnect(change.user_id))
 
     def disconnect(self, user_id: UUID) -> None:
@@ -641,10 +641,6 @@ class Followers:
         for follower in tuple(self._users.get(user_id, ())):
             follower.was_disconnected = True
             follower.close()
-
-    def _members_joined(self, change: MembersJoined) -> None:
-        self.read_rooms_of(change.user_ids)
-        self._announcements.users_joined(change.user_ids)
 
     def receive(self, received: Received) -> None:
         """Take an announcement of another process."""

@@ -160,7 +160,7 @@ class FollowedRooms:
     # Entries that were committed, here or in another process.
 
     def register(self, commits: Commits) -> None:
-        """Deliver what this process commits from now on, and announce it to other processes."""
+        """Deliver what this process commits from now on."""
         commits.on(MessagesSent, self._messages_sent)
         commits.on(RoomTouched, self._room_touched)
 
@@ -169,13 +169,11 @@ class FollowedRooms:
             room = self._rooms.get(message.room_id)
             if room is not None:
                 room.receive(entry_of(message))
-            self._announcements.message_sent(message)
 
     def _room_touched(self, change: RoomTouched) -> None:
         room = self._rooms.get(change.room_id)
         if room is not None:
             room.read_log()
-        self._announcements.room_touched(change.room_id)
 
     def _receive(self, room: FollowedRoom, received: Received) -> None:
         """Take an announcement of another process, about this room."""
