@@ -493,7 +493,7 @@ class Followers:
         await time_slice.pause_if_due()
         resyncs = await self._resyncs(follower, wanted, deadline)
         await time_slice.pause_if_due()
-        left = await self._left_at_cursor(follower, wanted.values(), deadline)
+        left = await self._left_at_cursor(follower, wanted, deadline)
         await time_slice.pause_if_due()
         joined = await self._joined_while_away(follower, wanted, deadline)
         if not self._has(follower):
@@ -539,13 +539,14 @@ class Followers:
         """Whether it is not closed."""
         return follower in self._users.get(follower.user_id, ())
 
-    async def _left_at_cursor(self, follower: Follower, rooms: Iterable[MemberRoom], deadline: float) -> set[UUID]:
+    async def _left_at_cursor(
+        self, follower: Follower, wanted: Mapping[UUID, MemberRoom], deadline: float
+    ) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""
-        after = follower.after
         before = {
-            room.room_id: after[room.room_id].seq
-            for room in rooms
-            if room.room_id in after and 0 < after[room.room_id].seq < room.joined_seq
+            room_id: at.seq
+            for room_id, at in follower.after.items()
+            if room_id in wanted and 0 < at.seq < wanted[room_id].joined_seq
         }
         return await self.memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
 
@@ -559,9 +560,8 @@ class Followers:
         seen = {room_id: at.seq for room_id, at in follower.after.items() if at.seq > 0}
         if not (seen or follower.is_complete):
             return set()
-        unknown = [
-            room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq
-        ]
+        after = follower.after
+        unknown = [room_id for room_id, room in wanted.items() if room_id not in after and room.joined_seq]
         if follower.is_complete or not unknown:
             return set(unknown)
         return await self.memberships.joined_after(follower.user_id, unknown, seen, deadline=deadline)
