@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Unavailable, batching
-from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome, PendingCall, PlainQueue, Slots
+from hubbub.batching import PUT_BACK, Batcher, BatchOutcome, KeyedQueue, PendingCall, PlainQueue, Slots
 from waiting import until
 
 HERE, THERE, ELSEWHERE = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -249,7 +249,7 @@ class Statements:
         assert isinstance(outcome, Request)
         return outcome
 
-    async def run_many(self, batch: list[Request], deadline: float) -> list[Outcome[Request]]:
+    async def run_many(self, batch: list[Request], deadline: float) -> list[BatchOutcome[Request]]:
         keys = {item.key for other in self.in_flight for item in other}
         assert self.keys_may_meet or keys.isdisjoint(item.key for item in batch), "two batches with one key"
         self.batches.append(batch)
@@ -541,7 +541,7 @@ def shaken(pick: random.Random) -> Callable[[list[Request], float], Any]:
     """A `run_many` that takes some time, fails some items, puts some back, and sometimes fails as a whole."""
     statements = Statements()
 
-    async def run_many(batch: list[Request], deadline: float) -> list[Outcome[Request]]:
+    async def run_many(batch: list[Request], deadline: float) -> list[BatchOutcome[Request]]:
         outcomes = await statements.run_many(batch, deadline)
         await asyncio.sleep(pick.choice([0, 0, 0, 0.001, 0.06]))
         if pick.random() < 0.05:
@@ -600,4 +600,4 @@ async def test_storm_of_callers_keeps_order_answers_all_and_leaves_nothing(seed:
         assert numbers == sorted(numbers)
     stored = {number for numbers in committed.values() for number in numbers}
     assert stored >= {result.number for result in results if isinstance(result, Request)}
-    assert (len(queue), len(queue.ready), len(batcher._in_flight), batcher._late) == (0, 0, 0, 0)
+    assert (len(queue), len(queue.ready), len(batcher._runners), batcher._overdue) == (0, 0, 0, 0)

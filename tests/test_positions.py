@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 from hubbub import Invalid
 from hubbub.positions import (
-    MARK_BYTES,
+    ANY_ENTRY,
+    HASH_BYTES,
     MAX_PAGES,
-    NOT_SEEN,
-    NOTHING,
+    NO_ENTRY,
     START,
     Position,
-    event_mark,
+    event_hash,
     fingerprints,
-    mark,
+    message_hash,
     number_of_pages,
     page_of,
 )
 
 SEQS = st.integers(0, 2**63 - 1)
-MARKS = st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES)
+MARKS = st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES)
 MOMENTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
 
 
@@ -84,35 +84,35 @@ def test_random_bytes_are_refused(random: bytes, room_id: UUID) -> None:
 
 
 @given(st.uuids(), MOMENTS, st.uuids(), MOMENTS)
-def test_different_entries_have_different_marks(one: UUID, at: datetime, other: UUID, then: datetime) -> None:
-    assert (mark(one, at) == mark(other, then)) == ((one, at) == (other, then))
-    assert len(mark(one, at)) == MARK_BYTES
-    kinds = {event_mark(kind, one, other, at) for kind in ("joined", "left")}
-    kinds |= {event_mark("left", None, other, at), event_mark("left", other, None, at), mark(one, at)}
+def test_different_entries_have_different_hashes(one: UUID, at: datetime, other: UUID, then: datetime) -> None:
+    assert (message_hash(one, at) == message_hash(other, then)) == ((one, at) == (other, then))
+    assert len(message_hash(one, at)) == HASH_BYTES
+    kinds = {event_hash(kind, one, other, at) for kind in ("joined", "left")}
+    kinds |= {event_hash("left", None, other, at), event_hash("left", other, None, at), message_hash(one, at)}
     assert len(kinds) == 5
 
 
-def test_mark_does_not_depend_on_the_time_zone() -> None:
+def test_hash_does_not_depend_on_the_time_zone() -> None:
     moment = datetime(2026, 5, 17, 12, tzinfo=UTC)
     elsewhere = moment.astimezone(tz=None)
     identity = UUID(int=7)
-    assert mark(identity, moment) == mark(identity, elsewhere)
-    assert mark(identity, moment) != mark(identity, moment + timedelta(microseconds=1))
+    assert message_hash(identity, moment) == message_hash(identity, elsewhere)
+    assert message_hash(identity, moment) != message_hash(identity, moment + timedelta(microseconds=1))
 
 
-def test_unseen_mark_matches_every_entry() -> None:
+def test_any_entry_matches_every_entry() -> None:
     position = Position(3, b"12345678")
-    assert position.matches(Position(3, NOT_SEEN))
+    assert position.matches(Position(3, ANY_ENTRY))
     assert position.matches(position)
     assert not position.matches(Position(3, b"87654321"))
-    assert not position.matches(Position(4, NOT_SEEN))
-    assert START.matches(Position(0, NOT_SEEN))
+    assert not position.matches(Position(4, ANY_ENTRY))
+    assert START.matches(Position(0, ANY_ENTRY))
 
 
-def test_mark_of_a_missing_entry_matches_only_itself() -> None:
-    purged, room_id = Position(3, NOTHING), UUID(int=7)
+def test_hash_of_a_missing_entry_matches_only_itself() -> None:
+    purged, room_id = Position(3, NO_ENTRY), UUID(int=7)
     assert Position.decode(room_id, purged.encode(room_id)) == purged
-    assert purged.matches(Position(3, NOT_SEEN))
+    assert purged.matches(Position(3, ANY_ENTRY))
     assert purged.matches(purged)
     assert not purged.matches(Position(3, b"12345678"))
     assert not Position(3, b"12345678").matches(purged)
@@ -120,7 +120,7 @@ def test_mark_of_a_missing_entry_matches_only_itself() -> None:
 
 # Few rooms with few positions each, so that the maps often agree in some pages and differ in others.
 CURSORS = st.builds(
-    lambda seqs: {UUID(int=room): Position(seq, NOTHING).encode(UUID(int=room)) for room, seq in seqs.items()},
+    lambda seqs: {UUID(int=room): Position(seq, NO_ENTRY).encode(UUID(int=room)) for room, seq in seqs.items()},
     st.dictionaries(st.integers(0, 40), st.integers(1, 3)),
 )
 

@@ -14,9 +14,9 @@ Workers, each of which runs one batch after another until nothing is left to tak
                                |
                                +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
 
-A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. A change
-that must not run twice has a worker in any case: a caller that is cancelled would end its statement, committed or
-not. No timer delays anything. A request that a caller has abandoned takes nothing from the others.
+A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. To cancel
+the caller then cancels the statement, which may have been committed. So a change that must not run twice always
+has a worker. No timer delays anything. A request that a caller has abandoned takes nothing from the others.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ PUT_BACK: Final = PutBack.PUT_BACK
 
 _NO_RESULT: Final = (Exception, PutBack)
 
-Outcome: TypeAlias = Result | Exception | PutBack
+BatchOutcome: TypeAlias = Result | Exception | PutBack
 RunOne: TypeAlias = Callable[[Item, float], Awaitable[Result]]
-RunMany: TypeAlias = Callable[[list[Item], float], Awaitable[Sequence[Outcome[Result]]]]
+RunMany: TypeAlias = Callable[[list[Item], float], Awaitable[Sequence[BatchOutcome[Result]]]]
 
 
 class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
@@ -223,7 +223,7 @@ class KeyedQueue(Generic[Item]):
         self._length += 1
 
     def free(self, key: Hashable) -> None:
-        if key not in self._busy:  # it was freed when its statement was late
+        if key not in self._busy:  # it was freed when its statement was overdue
             return
         self._busy.remove(key)
         self._locked.discard(key)
@@ -301,15 +301,15 @@ class Slots:
                 waiter.set_result(None)
 
 
-class _Flight(msgspec.Struct, eq=False):
-    """A statement in flight: the direct one of a caller, or the present one of a worker."""
+class _Runner(msgspec.Struct, eq=False):
+    """The direct statement of a caller while it is in flight, or a worker until it ends."""
 
     began: float
     """In the time of the event loop; `inf` between the statements of a worker."""
     batch: Sequence[PendingCall[Any]] = ()
     key: Hashable = None
     """Of a direct one."""
-    is_late: bool = False
+    is_overdue: bool = False
     is_taking: bool = False
     """Whether it is a worker that has not taken its next batch."""
     task: asyncio.Task[None] | None = None
@@ -346,7 +346,7 @@ class Batcher(Generic[Item, Result]):
         `KeyedQueue`, a request that was in flight in a batch when its caller was cancelled is completed, and one
         that gets no answer has an unknown outcome. `committed` is called with new results before their callers get
         them, and must not wait. With both, a direct request whose caller was cancelled is run again, so running it
-        twice must be the same as once. With `writes` alone no request is direct: a worker completes it.
+        twice must be the same as once. With `writes` alone no request is direct, and a worker completes each.
         """
         self._name = name
         self._run_one = run_one
@@ -364,10 +364,10 @@ class Batcher(Generic[Item, Result]):
         self._runs_directly = committed is not None or not writes
         # Kept, because asking asyncio for it is a system call on Python 3.11.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in_flight: list[_Flight] = []
-        self._late = 0  # of those in flight, how many are not answered soon
-        self._taking = 0  # of those in flight, how many are workers that have not taken their next batch
-        self._late_timer = EarliestTimer(self._look_for_late)
+        self._runners: list[_Runner] = []
+        self._overdue = 0  # how many of them wait for an answer for longer than usual
+        self._taking = 0  # how many of them are workers that have not taken their next batch
+        self._overdue_timer = EarliestTimer(self._find_overdue)
         self._deadline_timer = EarliestTimer(self._expire)
         self._refusal: Unavailable | None = None
         self._idle: asyncio.Event | None = None
@@ -392,7 +392,7 @@ class Batcher(Generic[Item, Result]):
             deadline = now + self._deadline_seconds
         slots = self._slots
         # Earlier callers may have a slot assigned and not have resumed: a direct call would overtake them.
-        if not self._in_flight and self._runs_directly and (slots is None or not slots.has_waiters):
+        if not self._runners and self._runs_directly and (slots is None or not slots.has_waiters):
             return await self._call_directly(item, key, id, now, deadline)
         if slots is not None and not slots.take():
             try:
@@ -403,9 +403,9 @@ class Batcher(Generic[Item, Result]):
         try:
             self._queue.add(call)
             # Checked here as well: most calls need neither, and a call of a function is a tenth of their cost.
-            if deadline < self._deadline_timer.at or self._late_timer.at == inf:
+            if deadline < self._deadline_timer.at or self._overdue_timer.at == inf:
                 self._watch(deadline, now)
-            if len(self._in_flight) < self._workers + self._late:
+            if len(self._runners) < self._workers + self._overdue:
                 self._open_worker()
             return await call.answer  # type: ignore[no-any-return]  # as a worker sets it
         except asyncio.CancelledError:
@@ -431,13 +431,13 @@ class Batcher(Generic[Item, Result]):
     @property
     def is_idle(self) -> bool:
         """Whether the next call waits for no other: no statement is in flight, and no request waits."""
-        return not self._queue and all(flight.began == inf for flight in self._in_flight)
+        return not self._queue and all(runner.began == inf for runner in self._runners)
 
     async def drain(self) -> None:
         """Refuse new requests, and wait for those that came before: until their deadlines at the latest."""
         if self._refusal is None:
             self._refusal = closed()
-        if not self._in_flight:
+        if not self._runners:
             return
         if self._idle is None:
             self._idle = asyncio.Event()
@@ -452,8 +452,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _call_directly(self, item: Item, key: Hashable, id: Hashable, now: float, deadline: float) -> Result:
         """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
-        flight = _Flight(now, key=key)
-        self._in_flight.append(flight)
+        runner = _Runner(now, key=key)
+        self._runners.append(runner)
         if key is not None:
             self._queue.occupy(key)
         try:
@@ -467,13 +467,13 @@ class Batcher(Generic[Item, Result]):
                 self._queue.end((), [PendingCall(item, answer, deadline, key, id)])
             raise
         finally:
-            self._in_flight.remove(flight)
-            self._late -= flight.is_late
+            self._runners.remove(runner)
+            self._overdue -= runner.is_overdue
             if key is not None:
                 self._queue.free(key)
             if self._ready:
                 self._open_worker()
-            elif not self._in_flight:
+            elif not self._runners:
                 self._became_idle()
         if self._committed is not None:
             self._report([result], self._committed)
@@ -481,55 +481,57 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def _wanted(self) -> int:
-        return min(self._parts + self._late, self._most_workers)
+        return min(self._workers_for_load + self._overdue, self._most_workers)
 
     @property
-    def _parts(self) -> int:
+    def _workers_for_load(self) -> int:
         # Those in flight count as well. Otherwise the second part would wait until the first has been answered.
-        requests = len(self._queue) + sum(len(flight.batch) for flight in self._in_flight)
+        requests = len(self._queue) + sum(len(runner.batch) for runner in self._runners)
         return self._workers if requests >= self._load else 1
 
     def _open_worker(self) -> None:
         """Open a worker, unless one is about to take a batch: that one opens another for what it leaves."""
-        if self._ready and not self._taking and len(self._in_flight) < self._wanted:
-            flight = _Flight(inf, is_taking=True)
+        if self._ready and not self._taking and len(self._runners) < self._wanted:
+            runner = _Runner(inf, is_taking=True)
             self._taking += 1
             loop = self._loop or asyncio.get_running_loop()
-            flight.task = loop.create_task(self._work(flight), name=f"hubbub: {self._name}")
-            self._in_flight.append(flight)
-            flight.task.add_done_callback(partial(self._end_worker, flight))
+            runner.task = loop.create_task(self._work(runner), name=f"hubbub: {self._name}")
+            self._runners.append(runner)
+            runner.task.add_done_callback(partial(self._end_worker, runner))
 
-    def _end_worker(self, flight: _Flight, _: asyncio.Task[None]) -> None:
-        self._in_flight.remove(flight)
-        self._taking -= flight.is_taking
+    def _end_worker(self, runner: _Runner, _: asyncio.Task[None]) -> None:
+        self._runners.remove(runner)
+        self._taking -= runner.is_taking
         self._open_worker()  # for requests that came after the worker had looked
-        if not self._in_flight:
+        if not self._runners:
             self._became_idle()
 
     def _became_idle(self) -> None:
         if self._idle is not None:
-            self._late_timer.cancel()
+            self._overdue_timer.cancel()
             self._deadline_timer.cancel()
             self._idle.set()
 
-    async def _work(self, flight: _Flight) -> None:
+    async def _work(self, runner: _Runner) -> None:
         loop = asyncio.get_running_loop()
         # Workers that share evenly have statements in flight while the callers of the others are answered.
-        while len(self._in_flight) <= self._wanted and (batch := self._queue.take(self._per_batch, self._parts)):
-            flight.is_taking = False
+        while len(self._runners) <= self._wanted and (
+            batch := self._queue.take(self._per_batch, self._workers_for_load)
+        ):
+            runner.is_taking = False
             self._taking -= 1
-            flight.batch, flight.began = batch, loop.time()
+            runner.batch, runner.began = batch, loop.time()
             self._open_worker()
             put_back: Sequence[PendingCall[Item]] = ()
-            self._watch_late(flight.began)
+            self._watch_overdue(runner.began)
             try:
                 put_back = await self._run(batch)
             finally:
-                flight.batch, flight.began = (), inf
-                self._late -= flight.is_late
-                flight.is_late = False
+                runner.batch, runner.began = (), inf
+                self._overdue -= runner.is_overdue
+                runner.is_overdue = False
                 self._queue.end(batch, put_back)
-            flight.is_taking = True
+            runner.is_taking = True
             self._taking += 1
             # Let the callers that have just been answered make their next requests, so that these come along.
             await asyncio.sleep(0)
@@ -546,7 +548,7 @@ class Batcher(Generic[Item, Result]):
                     call.answer.set_exception(Unavailable("hub", reason, outcome_unknown=self._writes))
             raise
 
-    async def _outcomes(self, items: list[Item], deadline: float) -> Sequence[Outcome[Result]]:
+    async def _outcomes(self, items: list[Item], deadline: float) -> Sequence[BatchOutcome[Result]]:
         try:
             if len(items) == 1:
                 return [await self._run_one(items[0], deadline)]
@@ -557,7 +559,7 @@ class Batcher(Generic[Item, Result]):
             return [error] * len(items)
 
     async def _answer_all(
-        self, batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Result]]
+        self, batch: Sequence[PendingCall[Item]], outcomes: Sequence[BatchOutcome[Result]]
     ) -> Sequence[PendingCall[Item]]:
         if self._committed is None:
             return _answer_each(batch, outcomes)
@@ -577,34 +579,34 @@ class Batcher(Generic[Item, Result]):
             committed(results)
 
     def _watch(self, deadline: float, now: float) -> None:
-        """One timer for all deadlines, and one for all late statements. A timer per request would cost more than
-        queueing the request."""
+        """One timer for all deadlines, and one for all overdue statements. A timer per request would cost more
+        than queueing the request."""
         if self._writes:
             deadline += GRACE_SECONDS
         self._deadline_timer.request(deadline, now)
-        if self._late_timer.at == inf:
-            self._watch_late(now)
+        if self._overdue_timer.at == inf:
+            self._watch_overdue(now)
 
-    def _watch_late(self, now: float) -> None:
-        for flight in self._in_flight:
-            if not flight.is_late and flight.began < inf:
-                self._late_timer.request(flight.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS, now)
+    def _watch_overdue(self, now: float) -> None:
+        for runner in self._runners:
+            if not runner.is_overdue and runner.began < inf:
+                self._overdue_timer.request(runner.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS, now)
 
-    def _look_for_late(self, now: float) -> None:
-        for flight in self._in_flight:
-            if not flight.is_late and flight.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS <= now:
-                flight.is_late = True
-                self._late += 1
+    def _find_overdue(self, now: float) -> None:
+        for runner in self._runners:
+            if not runner.is_overdue and runner.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS <= now:
+                runner.is_overdue = True
+                self._overdue += 1
                 if not self._writes:  # reads have no order
-                    for key in {call.key for call in flight.batch} or {flight.key}:
+                    for key in {call.key for call in runner.batch} or {runner.key}:
                         self._queue.free(key)
                 self._open_worker()
-        self._watch_late(now)
+        self._watch_overdue(now)
 
     def _expire(self, now: float) -> None:
         limit = now - GRACE_SECONDS if self._writes else now
         earliest = inf
-        for call in [*self._queue, *chain.from_iterable(flight.batch for flight in self._in_flight)]:
+        for call in [*self._queue, *chain.from_iterable(runner.batch for runner in self._runners)]:
             if call.answer.done():
                 continue
             if call.deadline > limit:
@@ -619,7 +621,7 @@ class Batcher(Generic[Item, Result]):
 
 
 def _answer_each(
-    batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Any]]
+    batch: Sequence[PendingCall[Item]], outcomes: Sequence[BatchOutcome[Any]]
 ) -> Sequence[PendingCall[Item]]:
     put_back: list[PendingCall[Item]] = []
     for call, outcome in zip(batch, outcomes, strict=True):

@@ -110,7 +110,10 @@ def ignore(change: Change) -> None:
 
 
 class Commits:
-    """Calls the parts of a hub for each change that they registered for, in the order of registration."""
+    """Calls the parts of a hub for each change that they registered for, in the order of registration.
+
+    It is the `OnCommit` of all repositories: they call it.
+    """
 
     def __init__(self) -> None:
         self._listeners: dict[type[Any], list[Callable[[Any], None]]] = {}

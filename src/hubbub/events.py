@@ -29,7 +29,7 @@ _OWN_PREFIXES: Final = (_TYPING, _ROOM)
 _OWN_CHANNELS: Final = frozenset({PRESENCE_CHANNEL, MEMBERSHIPS_CHANNEL})
 
 # The errors of decoding a payload: bad JSON or other types, bytes that are not UTF-8, too deep nesting.
-NOT_AN_EVENT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+DECODING_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def typing_channel(room_id: UUID) -> str:
@@ -71,7 +71,7 @@ class PresenceChanged(Event, frozen=True, tag="presence_changed"):
         """The event in a payload, None for any other payload."""
         try:
             presence = msgspec.json.decode(payload, type=_Presence)
-        except NOT_AN_EVENT:
+        except DECODING_ERRORS:
             return None
         return cls(presence.user_id, presence.is_online)
 
@@ -97,7 +97,7 @@ class TypingChanged(Event, frozen=True, tag="typing_changed"):
         """The event in a payload from the channel of this room, None for any other payload."""
         try:
             typing = msgspec.json.decode(payload, type=_Typing)
-        except NOT_AN_EVENT:
+        except DECODING_ERRORS:
             return None
         return cls(room_id, typing.user_id, typing.is_typing)
 

@@ -288,8 +288,8 @@ class Hub(Repositories):
         self._commits = Commits()
         pool = self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)
-        self._changes = ChangeBatcher(pool, deadline_seconds=settings.postgres.deadline_seconds)
-        self._marks = ChangeBatcher(
+        self._change_batcher = ChangeBatcher(pool, deadline_seconds=settings.postgres.deadline_seconds)
+        self._mark_batcher = ChangeBatcher(
             pool,
             deadline_seconds=settings.postgres.deadline_seconds,
             name="mark rooms as read",
@@ -303,8 +303,8 @@ class Hub(Repositories):
             pool,
             self._commits,
             self._writer,
-            self._changes,
-            self._marks,
+            self._change_batcher,
+            self._mark_batcher,
             author_marks=self._author_marks,
             replicas=self._replicas,
         )
@@ -338,7 +338,7 @@ class Hub(Repositories):
             grace_seconds=options.presence_grace_seconds,
         )
         # Its pages are from the primary: an old one would stay in the cache.
-        of_primary = Messages(pool, self._commits, self._writer, self._changes)
+        of_primary = Messages(pool, self._commits, self._writer, self._change_batcher)
         self._cache = Cache(
             connection, users=self.users, rooms=self.rooms, messages=of_primary, room_users=self.room_users
         )
@@ -353,7 +353,7 @@ class Hub(Repositories):
             sends=self._writer.durations,
             instrumentation=instrumentation,
         )
-        self._change_feeds = Changes(
+        self._changes = Changes(
             pool, connection, subscriptions, heartbeat_seconds=options.follow_heartbeat_seconds
         )
         if self._replicas is not None:
@@ -402,7 +402,7 @@ class Hub(Repositories):
     @property
     def changes(self) -> Changes:
         """The feed of changes in all rooms, for push notifications, bots, search indexes and webhooks."""
-        return self._change_feeds
+        return self._changes
 
     @property
     def cache(self) -> Cache:
@@ -437,9 +437,9 @@ class Hub(Repositories):
             stack.push_async_callback(self._pool.close)
             if self._replicas is not None:
                 stack.push_async_callback(self._replicas.close)
-            stack.push_async_callback(self._marks.drain)
+            stack.push_async_callback(self._mark_batcher.drain)
             stack.push_async_callback(self._writer.drain)
-            stack.push_async_callback(self._changes.drain)
+            stack.push_async_callback(self._change_batcher.drain)
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)
@@ -477,7 +477,7 @@ class Hub(Repositories):
         if self._replicas is not None:
             raise not_supported("reading on DATABASE_REPLICA_URLS")
         self._pool.distribute()
-        for batches in (self._writer, self._changes, self._marks):
+        for batches in (self._writer, self._change_batcher, self._mark_batcher):
             batches.distribute()
 
     async def close(self) -> None:

@@ -364,7 +364,7 @@ class Message(Stored, frozen=True, gc=False):
     @property
     def cursor(self) -> str:
         """Its position in the log, for `hub.follow` and `hub.messages.since`, which go on after it."""
-        return positions.Position(self.seq, positions.mark(self.id, self.created_at)).encode(self.room_id)
+        return positions.Position(self.seq, positions.message_hash(self.id, self.created_at)).encode(self.room_id)
 
 
 class NewMessage(Value, frozen=True):

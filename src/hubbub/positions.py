@@ -1,9 +1,9 @@
 """Positions in the log of a room, and the cursors that clients keep of them.
 
-A position is a seq and a mark, a digest of the entry at that seq. If the entry differs from the one that a reader
+A position is a seq and a hash of the entry at that seq. If the entry differs from the one that a reader
 has seen, the log was rewound, by a restore or by a failover that lost commits. The reader then gets a `Resync`. A
 cursor is a position as text, bound to its room. A client cannot forge one for an entry that it has not seen,
-because the mark has to match the entry in PostgreSQL. `NOTHING` is the mark of a missing entry, whose row another
+because the hash has to match the entry in PostgreSQL. `NO_ENTRY` is the hash of a missing entry, whose row another
 program deleted. A later entry at that seq means that the log was rewound.
 """
 
@@ -23,7 +23,7 @@ import msgspec
 
 from hubbub.errors import Invalid
 
-_FORM: Final = struct.Struct(">B4sQ8s")  # version, room, seq, mark
+_FORM: Final = struct.Struct(">B4sQ8s")  # version, room, seq, hash
 _VERSION: Final = 1
 _ENCODED_LENGTH: Final = 28
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ MAX_PAGES: Final = 1_024
 FINGERPRINT_BYTES: Final = 9
 """12 characters. Two different pages have the same one with a probability of 2 to the power of -72."""
 
-MARK_BYTES: Final = 8
+HASH_BYTES: Final = 8
 _NO_ID: Final = bytes(16)
 
 
@@ -41,15 +41,15 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     """A position in the log of a room, as a reader has seen it."""
 
     seq: int
-    mark: bytes
+    entry_hash: bytes
 
     def encode(self, room_id: UUID) -> str:
         """The cursor: 28 characters that are safe in a URL."""
-        return urlsafe_b64encode(_FORM.pack(_VERSION, _tag(room_id), self.seq, self.mark)).decode()
+        return urlsafe_b64encode(_FORM.pack(_VERSION, _tag(room_id), self.seq, self.entry_hash)).decode()
 
     def matches(self, seen: Position) -> bool:
-        """Whether this is the entry that a reader has seen there. `NOT_SEEN` matches every entry."""
-        return self.seq == seen.seq and seen.mark in (NOT_SEEN, self.mark)
+        """Whether this is the entry that a reader has seen there. `ANY_ENTRY` matches every entry."""
+        return self.seq == seen.seq and seen.entry_hash in (ANY_ENTRY, self.entry_hash)
 
     @classmethod
     def decode(cls, room_id: UUID, cursor: object, *, field: str = "after") -> Position:
@@ -57,31 +57,31 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         if not isinstance(cursor, str) or len(cursor) != _ENCODED_LENGTH:
             raise Invalid(field, "is not a cursor")
         try:
-            version, tag, seq, mark = _FORM.unpack(urlsafe_b64decode(cursor))
+            version, tag, seq, entry_hash = _FORM.unpack(urlsafe_b64decode(cursor))
         except (ValueError, NotBase64, struct.error) as error:
             raise Invalid(field, "is not a cursor") from error
         if version != _VERSION or seq >= 2**63:
             raise Invalid(field, "is not a cursor")
         if tag != _tag(room_id):
             raise Invalid(field, "is the cursor of another room")
-        return cls(seq, mark)
+        return cls(seq, entry_hash)
 
 
-# The mark of a reader that has not read the entry. No cursor contains it.
-NOT_SEEN: Final = b""
-# The mark of a seq without an entry.
-NOTHING: Final = bytes(MARK_BYTES)
+# Of a reader that has not read the entry. No cursor contains it.
+ANY_ENTRY: Final = b""
+# Of a seq without an entry.
+NO_ENTRY: Final = bytes(HASH_BYTES)
 # Before the first entry of every log.
-START: Final = Position(0, NOTHING)
+START: Final = Position(0, NO_ENTRY)
 
 
-def mark(identity: UUID, at: datetime) -> bytes:
-    """The mark of a message, from its id and time of creation, which never change."""
+def message_hash(identity: UUID, at: datetime) -> bytes:
+    """The hash of a message, from its id and time of creation, which never change."""
     return _digest(identity.bytes, at)
 
 
-def event_mark(kind: str, message_id: UUID | None, user_id: UUID | None, at: datetime) -> bytes:
-    """The mark of an entry that is not a message."""
+def event_hash(kind: str, message_id: UUID | None, user_id: UUID | None, at: datetime) -> bytes:
+    """The hash of an entry that is not a message."""
     about = (message_id.bytes if message_id else _NO_ID) + (user_id.bytes if user_id else _NO_ID)
     return _digest(kind.encode() + about, at)
 
@@ -89,7 +89,7 @@ def event_mark(kind: str, message_id: UUID | None, user_id: UUID | None, at: dat
 def _digest(what: bytes, at: datetime) -> bytes:
     since = at - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=MARK_BYTES).digest()
+    return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=HASH_BYTES).digest()
 
 
 # A page, a feed and a list have many cursors of few rooms, and a client may send 10,000 at once. A lookup is a

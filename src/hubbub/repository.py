@@ -12,7 +12,7 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.author_marks import AuthorMarks
-from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
+from hubbub.batching import PUT_BACK, Batcher, BatchOutcome, KeyedQueue
 from hubbub.commits import (
     Change,
     MembershipEnded,
@@ -142,8 +142,8 @@ class ChangeBatcher:
     async def _run_one(self, request: _Request, deadline: float) -> object:
         return single_result(await request.apply([request.item], None, deadline))
 
-    async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
-        outcomes: dict[_Request, Outcome[Any]] = {}
+    async def _run_many(self, requests: list[_Request], deadline: float) -> list[BatchOutcome[Any]]:
+        outcomes: dict[_Request, BatchOutcome[Any]] = {}
         locked: set[Hashable] = set()
         lock_wait = longest_lock_wait(deadline) if len({request.key for request in requests}) > 1 else None
         kinds: dict[Apply[Any, Any], list[_Request]] = {}
@@ -155,7 +155,7 @@ class ChangeBatcher:
 
     async def _run(
         self, requests: list[_Request], locked: set[Hashable], lock_wait: str | None, deadline: float
-    ) -> dict[_Request, Outcome[Any]]:
+    ) -> dict[_Request, BatchOutcome[Any]]:
         """The outcomes of requests of one kind. Requests of `locked` keys get none.
 
         Keys that turn out to be locked are added to `locked`.

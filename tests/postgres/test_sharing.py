@@ -433,7 +433,7 @@ async def test_shared_statements_in_flight_are_bounded(pool: Recorder) -> None:
     async def ask(first: int) -> list[str]:
         nonlocal most
         found = await pool.fetch_shared(BODIES, first, 1)
-        most = max(most, len(pool._shared._shared._in_flight))
+        most = max(most, len(pool._shared._shared._runners))
         return found
 
     found = await asyncio.gather(

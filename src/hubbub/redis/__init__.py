@@ -1,7 +1,7 @@
 """Redis: one connection for commands, one for subscriptions. The only importer of hiredis."""
 
 from hubbub.redis.cluster import ClusterConnection, connection_to
-from hubbub.redis.commands import Connection, Outcome
+from hubbub.redis.commands import Connection, ReplyOrError
 from hubbub.redis.replies import Part, Reply, ReplyError
 from hubbub.redis.script import NOW, Script
 from hubbub.redis.sharded import ClusterSubscriptions, subscriptions_to
@@ -14,11 +14,11 @@ __all__ = [
     "ClusterSubscriptions",
     "Connection",
     "Gap",
-    "Outcome",
     "Part",
     "Received",
     "Reply",
     "ReplyError",
+    "ReplyOrError",
     "Script",
     "Subscription",
     "Subscriptions",

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from hubbub.background import BackgroundTask
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, Outcome, prefixed
+from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, ReplyOrError, prefixed
 from hubbub.redis.connection import CLOSED, pack
 from hubbub.redis.connector import SLOTS, ServerConnector, has_slot, shards_in, slot_of
 from hubbub.redis.replies import Part, Reply, ReplyError, is_unknown_command
@@ -170,7 +170,7 @@ class ClusterConnection(Connection):
 
     def execute_many(
         self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
-    ) -> asyncio.Future[list[Outcome]]:
+    ) -> asyncio.Future[list[ReplyOrError]]:
         sent = [self.execute(*parts, deadline_seconds=deadline_seconds, writes=writes) for parts in commands]
         return gather_outcomes(sent, self._loop or asyncio.get_running_loop(), writes=writes)
 
@@ -342,9 +342,9 @@ def _named_in(refusal: ReplyError, asked: str) -> Address:
 
 def gather_outcomes(
     sent: list[asyncio.Future[Reply]], loop: asyncio.AbstractEventLoop, *, writes: bool
-) -> asyncio.Future[list[Outcome]]:
+) -> asyncio.Future[list[ReplyOrError]]:
     """The outcomes of all. An error that is no reply is that of all together."""
-    together: asyncio.Future[list[Outcome]] = loop.create_future()
+    together: asyncio.Future[list[ReplyOrError]] = loop.create_future()
     left = len(sent)
 
     def one_is_done(_: asyncio.Future[Reply]) -> None:

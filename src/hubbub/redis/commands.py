@@ -37,11 +37,11 @@ MAX_UNWRITTEN_BYTES: Final = 64 * 1024 * 1024
 """Bounds the memory that unwritten commands take while the server reads none: 10,000 of the longest messages to
 publish would take 2.4 GiB."""
 
-Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
+ReplyOrError: TypeAlias = "Reply | ReplyError | Unavailable"
 """The reply to one command of a pipeline, or its error."""
 
 
-def results(outcomes: Iterable[Outcome]) -> list[Reply]:
+def results(outcomes: Iterable[ReplyOrError]) -> list[Reply]:
     """The replies. Raises: the first error among the outcomes."""
     replies: list[Reply] = []
     for outcome in outcomes:
@@ -87,7 +87,7 @@ class Pipeline(Call, eq=False, gc=False):
     """Commands that are written together, with one future for the outcomes of all."""
 
     steps: int
-    outcomes: list[Outcome] = []
+    outcomes: list[ReplyOrError] = []
 
     def answer(self, reply: Reply | ReplyError) -> None:
         """Add to the outcomes. The caller gets them with the last one."""
@@ -232,7 +232,7 @@ class Connection(Reconnector[CommandProtocol]):
 
     def execute_many(
         self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
-    ) -> asyncio.Future[list[Outcome]]:
+    ) -> asyncio.Future[list[ReplyOrError]]:
         """Run commands in one write, in order and without another in between: a pipeline, or MULTI to EXEC.
 
         Returns the outcome of each, in order: its reply, or the error that `execute` would raise for it. Raises:
@@ -240,7 +240,7 @@ class Connection(Reconnector[CommandProtocol]):
         """
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
-        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        future: asyncio.Future[list[ReplyOrError]] = loop.create_future()
         deadline = now + (self.deadline_seconds if deadline_seconds is None else deadline_seconds)
         each = map(tuple, commands)
         packed = [*map(pack, map(partial(prefixed, self.prefix), each) if self.prefix else each)]

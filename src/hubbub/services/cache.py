@@ -30,7 +30,7 @@ from hubbub.background import jittered
 from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched, UserChanged
 from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.models import Room, RoomUser, User
-from hubbub.redis import Connection, Outcome, ReplyError, Script
+from hubbub.redis import Connection, ReplyError, ReplyOrError, Script
 from hubbub.redis.replies import as_bool, as_optional_bytes
 from hubbub.repositories import Messages, Rooms, RoomUsers, Users
 from hubbub.scheduling import EarliestTimer, OncePerTurn, take
@@ -371,7 +371,7 @@ class Invalidations:
         self._max_life_seconds = max_life_seconds
         self._waiting: dict[str, None] = {}
         self._sent: dict[str, None] = {}
-        self._deleting: asyncio.Future[list[Outcome]] | None = None
+        self._deleting: asyncio.Future[list[ReplyOrError]] | None = None
         self._next_batch = OncePerTurn(self._send)
         self._retry = EarliestTimer(lambda _: self._send())
         self._all_until = 0.0
@@ -412,7 +412,7 @@ class Invalidations:
         )
         self._deleting.add_done_callback(self._answered)
 
-    def _answered(self, deleting: asyncio.Future[list[Outcome]]) -> None:
+    def _answered(self, deleting: asyncio.Future[list[ReplyOrError]]) -> None:
         sent, self._sent, self._deleting = self._sent, {}, None
         failed: Iterable[str] = sent
         if deleting.exception() is None:

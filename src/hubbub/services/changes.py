@@ -37,7 +37,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.events import CHANGES_CHANNEL, LogEvent
 from hubbub.models import Message
 from hubbub.postgres import NOT_SUPPORTED, Executor, Statement, not_supported
-from hubbub.redis import CallbackSubscription, Connection, Outcome, Subscriptions
+from hubbub.redis import CallbackSubscription, Connection, ReplyOrError, Subscriptions
 from hubbub.repositories.messages import event_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.sql import columns, not_deleted, readable, representable
@@ -409,7 +409,7 @@ class Changes:
         published = self._connection.execute_many([("PUBLISH", CHANGES_CHANNEL, b"")], deadline_seconds=1.0)
         published.add_done_callback(self._published)
 
-    def _published(self, published: asyncio.Future[list[Outcome]]) -> None:
+    def _published(self, published: asyncio.Future[list[ReplyOrError]]) -> None:
         if published.cancelled() or published.exception() is not None or published.result() == [0]:
             self._next_announcement = asyncio.get_running_loop().time() + IDLE_ANNOUNCE_SECONDS
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from hubbub import inputs
 from hubbub.errors import Invalid
-from hubbub.events import NOT_AN_EVENT
+from hubbub.events import DECODING_ERRORS
 from hubbub.models import Value
 from hubbub.positions import FINGERPRINT_BYTES, MAX_PAGES
 from hubbub.web.problems import Problem
@@ -190,7 +190,7 @@ def envelope(text: str | bytes) -> tuple[str, int | None]:
     """The type and the ref of a frame. Raises: NotAFrame."""
     try:
         found = _decode_envelope(text)
-    except (*NOT_AN_EVENT, ValueError) as error:  # also for half of a surrogate pair
+    except (*DECODING_ERRORS, ValueError) as error:  # also for half of a surrogate pair
         raise NotAFrame from error
     is_ref = type(found.ref) is int and 0 <= found.ref <= LONGEST_REF
     return found.type, found.ref if is_ref else None
@@ -206,7 +206,7 @@ def decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     """The value. Raises: Invalid (a field is missing or of a wrong type)."""
     try:
         return decoder.decode(text)
-    except (*NOT_AN_EVENT, ValueError) as error:
+    except (*DECODING_ERRORS, ValueError) as error:
         raise invalid(error) from error
 
 

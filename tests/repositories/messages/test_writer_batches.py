@@ -93,7 +93,7 @@ async def test_wait_for_a_locked_room_leaves_time_for_the_other_rooms(
 ) -> None:
     others = await make_rooms(hub, ada, 2)
     deadline = asyncio.get_running_loop().time() + seconds
-    await writer.Batches(recorded).send(drafts(ada, room, *others), deadline=deadline)
+    await writer.IndependentSends(recorded).send(drafts(ada, room, *others), deadline=deadline)
     [milliseconds] = [int(arg[:-2]) for arg in recorded.last_args if isinstance(arg, str) and arg.endswith("ms")]
     assert 0 < milliseconds <= longest
 
@@ -149,7 +149,7 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
     await owner.close()
     locking = LockingPool(settings.postgres, room)
     together = drafts(ada, *[room, other] * 8)  # the last draft is number 15
-    outcomes = await writer.Batches(locking).send(together, deadline=locking.deadline())
+    outcomes = await writer.IndependentSends(locking).send(together, deadline=locking.deadline())
     await locking.close()
     assert locking.names[:5] == [
         "messages.send_many",
@@ -172,7 +172,7 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
 async def test_ids_are_looked_up_first_after_one_was_repeated(
     recorded: Recorded, hub: Hub, ada: User, room: Room
 ) -> None:
-    sender = writer.Batches(recorded)
+    sender = writer.IndependentSends(recorded)
     before = drafts(ada, *[room] * 10)
     first = await sender.send(before, deadline=recorded.deadline())
     recorded.names.clear()
@@ -194,7 +194,7 @@ async def test_ids_are_looked_up_first_after_one_was_repeated(
 
 @pytest.mark.one_server("names the statements of one server")
 async def test_ids_are_not_looked_up_when_none_was_repeated(recorded: Recorded, ada: User, room: Room) -> None:
-    sender = writer.Batches(recorded)
+    sender = writer.IndependentSends(recorded)
     for _ in range(3):
         await sender.send(drafts(ada, *[room] * 3), deadline=recorded.deadline())
     assert recorded.names == ["messages.send_many"] * 3

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from hubbub import new_id
 from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
-from hubbub.redis import Outcome
+from hubbub.redis import ReplyOrError
 from hubbub.services.feed.announcements import MAX_PUBLISHING, Announcements
 from waiting import until
 
@@ -21,7 +21,7 @@ class Servers:
 
     def __init__(self, of_a: Iterable[UUID]) -> None:
         self.published: list[list[str]] = []
-        self.unanswered: list[asyncio.Future[list[Outcome]]] = []
+        self.unanswered: list[asyncio.Future[list[ReplyOrError]]] = []
         self._of_a = set(map(room_channel, of_a))
 
     def server_of(self, channel: str) -> str:
@@ -29,10 +29,10 @@ class Servers:
 
     def execute_many(
         self, commands: Sequence[tuple[str, str, bytes]], *, deadline_seconds: float
-    ) -> asyncio.Future[list[Outcome]]:
+    ) -> asyncio.Future[list[ReplyOrError]]:
         channels = [channel for _, channel, _ in commands]
         self.published.append(channels)
-        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[ReplyOrError]] = asyncio.get_running_loop().create_future()
         if self._of_a & {*channels}:
             self.unanswered.append(answer)
         else:

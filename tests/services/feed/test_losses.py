@@ -12,7 +12,7 @@ import pytest
 
 from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageSent, MessageType, Room, Settings, User
 from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
-from hubbub.positions import NOT_SEEN
+from hubbub.positions import ANY_ENTRY
 from hubbub.redis import Connection
 from hubbub.services.feed import rooms
 from hubbub.services.feed.announcements import sign
@@ -268,7 +268,7 @@ async def test_announced_messages_are_delivered_without_a_statement(
 ) -> None:
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
-        await until(lambda: elsewhere._feed._rooms._rooms[room.id].position.mark != NOT_SEEN)
+        await until(lambda: elsewhere._feed._rooms._rooms[room.id].position.entry_hash != ANY_ENTRY)
         for part in (elsewhere._feed._rooms._logs, elsewhere._feed._followers.memberships):
             monkeypatch.setattr(part, "_executor", None)
         sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(20)]
@@ -282,7 +282,7 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
         await until_live(elsewhere)
         rooms, reads = elsewhere._feed._rooms, 0
         # The comparison after subscribing may find a message before its announcement.
-        await until(lambda: rooms._rooms[room.id].position.mark != NOT_SEEN)
+        await until(lambda: rooms._rooms[room.id].position.entry_hash != ANY_ENTRY)
         really = rooms._logs.read
 
         async def read(*args: object) -> object:

@@ -188,7 +188,7 @@ async def test_purge_of_the_newest_message_gives_one_resync(
         await pool.execute(PURGE, room.id)
         resync(*await take(feed))
         await comparing._feed._rooms.compare()
-        comparing._feed._rooms.check_some()
+        comparing._feed._rooms.schedule_some()
         await comparing._feed._rooms.compare()
         sent = await comparing.messages.send(room.id, ada.id, "new")
         assert seqs(await take(feed)) == [sent.seq]

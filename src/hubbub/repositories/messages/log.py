@@ -11,15 +11,15 @@ import msgspec
 
 from hubbub import events
 from hubbub.errors import NotAMember, NotFound
-from hubbub.events import NOT_AN_EVENT, LogEvent
+from hubbub.events import DECODING_ERRORS, LogEvent
 from hubbub.models import Message
-from hubbub.positions import NOTHING, Position, event_mark, mark
+from hubbub.positions import NO_ENTRY, Position, event_hash, message_hash
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import columns, has_member, message_bytes, not_deleted, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
-UNREADABLE: Final = (ValueError, *NOT_AN_EVENT)
+UNREADABLE: Final = (ValueError, *DECODING_ERRORS)
 """The errors of decoding a value that another program wrote."""
 
 
@@ -74,7 +74,7 @@ class Head(NamedTuple):
 
 def entry_of(message: Message) -> Entry:
     """The entry of a message that was sent."""
-    position = Position(message.seq, mark(message.id, message.created_at))
+    position = Position(message.seq, message_hash(message.id, message.created_at))
     cursor = position.encode(message.room_id)
     event = events.MessageSent(message.room_id, message.seq, cursor, message.created_at, message)
     return Entry(position, event)
@@ -100,13 +100,13 @@ def _entry(*row: Any) -> tuple[int, int, Position, LogEvent | None]:  # noqa: AN
     try:
         if is_sent:
             return found, head, *entry_of(Message.of_row(*values))
-        position = Position(seq, event_mark(kind, about, user_id, at))
+        position = Position(seq, event_hash(kind, about, user_id, at))
         if kind not in events.KINDS or (about is not None and values[0] is None):
             return found, head, position, None
         own = _own_values(kind, user_id, payload, values)
     except UNREADABLE as error:
         logger.error("passed over entry %s of room %s, which cannot be read: %s", seq, room_id, error)  # noqa: TRY400
-        return found, head, Position(seq, mark(values[0], at) if is_sent else position.mark), None
+        return found, head, Position(seq, message_hash(values[0], at) if is_sent else position.entry_hash), None
     event: Callable[..., LogEvent] = events.KINDS[kind]
     return found, head, position, event(room_id, seq, position.encode(room_id), at, *own)
 
@@ -138,15 +138,15 @@ def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its
     """The head of a log, and the position of the entry at a seq: a message, or a row of room_events."""
     room_id, last_seq, seq, sent_id, sent_at, kind, message_id, user_id, at = row
     if sent_id is not None:
-        return Head(room_id, last_seq, Position(seq, mark(sent_id, sent_at)))
+        return Head(room_id, last_seq, Position(seq, message_hash(sent_id, sent_at)))
     if kind is not None:
-        return Head(room_id, last_seq, Position(seq, event_mark(kind, message_id, user_id, at)))
+        return Head(room_id, last_seq, Position(seq, event_hash(kind, message_id, user_id, at)))
     return Head(room_id, last_seq, _without_entry(seq, last_seq))
 
 
 def _without_entry(seq: int, last_seq: int) -> Position | None:
     """The position of seq 0 or of a purged message. None beyond the end."""
-    return Position(seq, NOTHING) if seq <= last_seq else None
+    return Position(seq, NO_ENTRY) if seq <= last_seq else None
 
 
 def _slice_of(

@@ -17,7 +17,7 @@ import msgspec
 from hubbub import inputs
 from hubbub.errors import Invalid, NotAMember, NotFound
 from hubbub.models import Message, MessagePage
-from hubbub.positions import Position, mark
+from hubbub.positions import Position, message_hash
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
 from hubbub.sql import not_deleted, quickly_readable, readable, require, stored_columns
@@ -274,7 +274,7 @@ def _page_json(room_id: UUID, older: int, newer: int, messages: list[bytes] | No
     if items:
         # Without the metadata, the last field, which may be nested more deeply than a decoder follows.
         newest = _decode_newest(items[-1].partition(b',"metadata":')[0] + b"}")
-        position = Position(newest.seq, mark(newest.id, newest.created_at))
+        position = Position(newest.seq, message_hash(newest.id, newest.created_at))
         cursor = b'"%b"' % position.encode(room_id).encode()
     return b'{"room_id":"%b","items":[%b],"has_older":%b,"has_newer":%b,"cursor":%b}' % (
         str(room_id).encode(),

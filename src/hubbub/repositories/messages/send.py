@@ -47,7 +47,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Whether the id was made for this draft, so that no other has it."""
 
 
-Outcomes: TypeAlias = dict[UUID, Message | Exception]
+SendOutcomes: TypeAlias = dict[UUID, Message | Exception]
 """By the id of the draft: the message, new or from an earlier attempt, or the error."""
 
 
@@ -186,7 +186,7 @@ EARLIER_SENDS_IN_ROOM = Statement(
 )
 
 
-async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
+async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> SendOutcomes:
     """The drafts whose id is taken: by the message of an earlier attempt, or by another one, which is a
     `Conflict`. Where rooms are distributed, an id is unique in its room only, and the drafts are all for one room.
 
@@ -242,7 +242,7 @@ PERMISSIONS = Statement(
 )
 
 
-async def why_not_sent(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
+async def why_not_sent(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> SendOutcomes:
     """The outcomes of those drafts that made a check of all drafts fail.
 
     An earlier attempt counts before a membership that has ended since, because its message is in the room.
@@ -479,7 +479,7 @@ async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, de
         try:
             if len(messages := await append(executor, rest, deadline=deadline)) == len(drafts):
                 return messages
-            outcomes: Outcomes = {message.id: message for message in messages}
+            outcomes: SendOutcomes = {message.id: message for message in messages}
             outcomes = outcomes or await why_not_sent(executor, rest, deadline=deadline)
         except Conflict:
             outcomes = await find_earlier_sends(executor, rest, deadline=deadline)

@@ -23,8 +23,8 @@ from hubbub.batching import (
     ANSWERS_PER_TURN,
     PUT_BACK,
     Batcher,
+    BatchOutcome,
     KeyedQueue,
-    Outcome,
     Slots,
     closed,
     too_many_waiting,
@@ -38,7 +38,7 @@ from hubbub.repositories.messages.send import (
     BYTES_PER_STATEMENT,
     MESSAGES_PER_STATEMENT,
     Draft,
-    Outcomes,
+    SendOutcomes,
     append,
     find_earlier_sends,
     send_all,
@@ -68,7 +68,7 @@ class MessageWriter:
         self._executor = executor
         self._on_commit = on_commit
         self._deadline_seconds = deadline_seconds
-        self._batches = Batches(executor)
+        self._batches = IndependentSends(executor)
         self._batcher = Batcher[Draft, Message](
             "write messages",
             partial(send_one, executor),
@@ -106,7 +106,7 @@ class MessageWriter:
         self.durations.add(time.perf_counter() - began)
         return sent
 
-    async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
+    async def _send_each(self, drafts: list[Draft], deadline: float) -> list[BatchOutcome[Message]]:
         sent = await self._batches.send(drafts, deadline=deadline)
         return [*sent] if isinstance(sent, list) else [sent.get(draft.id, PUT_BACK) for draft in drafts]
 
@@ -157,30 +157,30 @@ class MessageWriter:
                     await asyncio.wait(self._calls)
 
 
-class Batches:
+class IndependentSends:
     """Sends the messages of many senders, each with its own outcome, whatever is wrong with another."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._check_ids_first_until = 0.0
 
-    async def send(self, drafts: Sequence[Draft], *, deadline: float) -> list[Message] | Outcomes:
+    async def send(self, drafts: Sequence[Draft], *, deadline: float) -> list[Message] | SendOutcomes:
         """Append messages, in their order, in as few statements as their faults allow: usually one.
 
-        Returns all messages, in the order of the drafts, or the outcomes. A draft of several rooms has no outcome
-        if its room stays locked. Raises nothing: a failure is the outcome of the drafts that it concerns, because
-        others may have been committed by then.
+        Returns all messages, in the order of the drafts, or the outcomes by id. If the drafts are for several
+        rooms, those of a room that stays locked have no outcome. Raises nothing: a failure is the outcome of the
+        drafts that it concerns, because others may have been committed by then.
         """
         check_ids_first = len(drafts) > 1 and time.monotonic() < self._check_ids_first_until
         return await self._try(drafts, deadline, check_ids_first=check_ids_first)
 
-    async def _send(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+    async def _send(self, drafts: Sequence[Draft], deadline: float) -> SendOutcomes:
         sent = await self._try(drafts, deadline)
         return {message.id: message for message in sent} if isinstance(sent, list) else sent
 
     async def _try(
         self, drafts: Sequence[Draft], deadline: float, *, check_ids_first: bool = False
-    ) -> list[Message] | Outcomes:
+    ) -> list[Message] | SendOutcomes:
         if not drafts:
             return []
         try:
@@ -194,7 +194,7 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - whatever it is, the senders get it
             return {draft.id: error for draft in drafts}
 
-    async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> list[Message] | Outcomes:
+    async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> list[Message] | SendOutcomes:
         if len(drafts) == 1:
             return {drafts[0].id: await send_one(self._executor, drafts[0], deadline)}
         try:
@@ -217,16 +217,16 @@ class Batches:
             return await self._by_halves(drafts, deadline)  # the reason is gone by now
         return await self._without(aside, drafts, deadline)
 
-    async def _find_earlier(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+    async def _find_earlier(self, drafts: Sequence[Draft], deadline: float) -> SendOutcomes:
         earlier = await find_earlier_sends(self._executor, drafts, deadline=deadline)
         if earlier:
             self._check_ids_first_until = time.monotonic() + CHECK_IDS_FIRST_SECONDS
         return earlier
 
-    async def _without(self, aside: Outcomes, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+    async def _without(self, aside: SendOutcomes, drafts: Sequence[Draft], deadline: float) -> SendOutcomes:
         return aside | await self._send([draft for draft in drafts if draft.id not in aside], deadline)
 
-    async def _by_halves(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+    async def _by_halves(self, drafts: Sequence[Draft], deadline: float) -> SendOutcomes:
         middle = len(drafts) // 2
         first = await self._send(drafts[:middle], deadline)
         # Messages that follow one in a locked room must not overtake it.

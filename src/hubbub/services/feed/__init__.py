@@ -21,7 +21,7 @@ from hubbub.positions import START, Position
 from hubbub.postgres import Executor
 from hubbub.redis import CallbackSubscription, Connection, Subscriptions
 from hubbub.repositories.messages import Logs
-from hubbub.services.feed.announcements import Announcements, ProcessFigures, UsersJoined
+from hubbub.services.feed.announcements import Announcements, ProcessFigures, UserAnnouncement
 from hubbub.services.feed.ephemeral import EphemeralEvents
 from hubbub.services.feed.followers import Follower, Followers, SessionChecks
 from hubbub.services.feed.memberships import Memberships
@@ -43,9 +43,9 @@ class Feed:
     """Gives each follower the log of each of its rooms, without a gap or a repeat.
 
     A followed room has one subscription in this process, however many follow it. An announced entry that is the
-    next one goes to the followers at once. Anything else makes the room read its log. At each heartbeat the heads
-    of followed rooms are compared with PostgreSQL in one query: of all of them up to a hundred, and as long as
-    announcements cannot come, else of a tenth. So a lost announcement costs one heartbeat, or ten in many rooms.
+    next one goes to the followers at once. Anything else makes the room read its log. Each heartbeat compares the
+    heads of at least 100 followed rooms, and at least a tenth of them, with PostgreSQL in one query. While
+    announcements cannot come, it compares all. So a lost announcement delays an entry by one to ten heartbeats.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Feed:
             memberships,
             subscriptions,
             announcements,
-            has_work=self._comparing.wake,
+            wake_comparing=self._comparing.wake,
             on_rewind=on_rewind,
         )
         self._sessions = SessionChecks(ended_sessions, heartbeat_seconds=heartbeat_seconds)
@@ -92,7 +92,7 @@ class Feed:
             logs=logs,
             memberships=memberships,
             announcements=announcements,
-            has_work=self._comparing.wake,
+            wake_comparing=self._comparing.wake,
             on_announced=self._take_announcement,
             at_most_behind=at_most_behind,
         )
@@ -159,7 +159,7 @@ class Feed:
     def _own_figures(self) -> ProcessFigures:
         return ProcessFigures(self._followers.number, dict(self._sends.counts))
 
-    def _take_announcement(self, announced: UsersJoined) -> None:
+    def _take_announcement(self, announced: UserAnnouncement) -> None:
         if announced.asks:
             self._announcements.publish_figures(self._own_figures())
         if announced.figures is not None and asyncio.get_running_loop().time() < self._figures_until:
@@ -211,8 +211,8 @@ class Feed:
         clock = asyncio.get_running_loop().time
         if clock() >= self._next_heartbeat:
             self._next_heartbeat = clock() + self._heartbeat_seconds
-            self._rooms.check_some()
-            self._followers.check_some()
+            self._rooms.schedule_some()
+            self._followers.schedule_some()
         try:
             await self._rooms.compare()
             await self._followers.compare()

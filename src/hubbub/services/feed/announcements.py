@@ -2,7 +2,7 @@
 
 On `room:` with the id of a room: `{"from": ..., "messages": [...], "seal": ...}`, the new messages in their order.
 The list is empty when something else has happened, or when the messages are too large: the receiver then reads the
-log. `marks` are how far members have read. With marks alone nothing is to be read, unless `grew`.
+log. `marks` are how far members have read. With marks alone nothing is to be read, unless `grew` is true.
 
 On `memberships`: `{"from": ..., "users": [...], "profiles": [...], "disconnected": [...], "seal": ...}`, users who
 joined a room, changed profiles, and users whose followers end.
@@ -32,11 +32,11 @@ import msgspec
 from uuid_utils.compat import uuid4
 
 from hubbub.commits import Commits, MembersJoined, MessagesSent, ProfileUpdated, ReadMarkMoved, RoomTouched
-from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
+from hubbub.events import DECODING_ERRORS, MEMBERSHIPS_CHANNEL, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
 from hubbub.postgres import Executor, Statement
-from hubbub.redis import Connection, Outcome
+from hubbub.redis import Connection, ReplyOrError
 from hubbub.scheduling import EarliestTimer, OncePerTurn
 
 logger = logging.getLogger("hubbub.feed")
@@ -60,17 +60,17 @@ become one, which bounds what waits while Redis is slow."""
 SIGNATURE_BYTES: Final = 16
 """The length of the MAC. 2 to the power of 128 guesses are out of reach."""
 PUBLISH_DEADLINE_SECONDS: Final = 1.0
-"""As long as the default heartbeat. By then followers have found the change by themselves."""
+"""As long as the default heartbeat, which finds the change in each process that follows up to 100 rooms."""
 
 
-class LogGrew(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
-    """The log of a room has grown, by these messages or by something else. Members have read it up to `marks`."""
+class RoomAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
+    """New messages of a room, another change of its log, or how far members have read it, or several of these."""
 
     origin: str
     messages: list[Message]
     marks: list[ReadMarkMoved] = []
     grew: bool = False
-    """Whether something else happened beside the marks."""
+    """Whether the log has also changed in a way that this announcement does not carry."""
 
     @property
     def must_be_read(self) -> bool:
@@ -84,8 +84,8 @@ class ProcessFigures(msgspec.Struct, frozen=True):
     sends: dict[int, int]
 
 
-class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
-    """These users joined a room. Others have another profile, or their followers end. `asks` is for `figures`."""
+class UserAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
+    """Users who joined a room, changed profiles, users whose followers end, and the questions of a console."""
 
     origin: str
     users: list[UUID]
@@ -95,7 +95,7 @@ class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"orig
     figures: ProcessFigures | None = None
 
 
-class Waiting(msgspec.Struct):
+class PendingAnnouncements(msgspec.Struct):
     """What is still to be announced by way of one server."""
 
     rooms: dict[UUID, list[Message] | None] = {}
@@ -109,25 +109,27 @@ class Waiting(msgspec.Struct):
 
 Command: TypeAlias = "tuple[str, str, bytes]"
 
-_UNKNOWN: Final = LogGrew("", [])
-_NOBODY: Final = UsersJoined("", [])
-_decode_log_grew = msgspec.json.Decoder(LogGrew).decode
-_decode_users_joined = msgspec.json.Decoder(UsersJoined).decode
+_READ_THE_LOG: Final = RoomAnnouncement("", [])
+_NO_USERS: Final = UserAnnouncement("", [])
+_decode_room = msgspec.json.Decoder(RoomAnnouncement).decode
+_decode_users = msgspec.json.Decoder(UserAnnouncement).decode
 
 
 class Announcements:
     """Announces what this process committed, and decodes what other processes announced.
 
-    Each server of a cluster has batches of its own, so that one that hangs delays no room of another.
+    Each server of a cluster has batches of its own, so that one that hangs delays no room of another. The methods
+    that announce or publish neither wait nor raise.
     """
 
     def __init__(self, connection: Connection, instrumentation: Instrumentation = SILENT) -> None:
         self._connection = connection
         self._instrumentation = instrumentation
         self._origin = uuid4().hex[:12]
+        # An own announcement is dropped by this prefix, without a check of its MAC. To forge it only loses one.
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
         self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
-        self._waiting: defaultdict[str, Waiting] = defaultdict(Waiting)  # by server
+        self._pending: defaultdict[str, PendingAnnouncements] = defaultdict(PendingAnnouncements)  # by server
         self._publish = OncePerTurn(self._publish_all)
         self._publish_marks = EarliestTimer(lambda _: self._publish.request())
         self._publishing: Counter[str] = Counter()  # by server
@@ -148,7 +150,7 @@ class Announcements:
     def close(self) -> None:
         """Announce the read marks that wait."""
         self._publish_marks.cancel()
-        if any(waiting.marks for waiting in self._waiting.values()):
+        if any(pending.marks for pending in self._pending.values()):
             self._publish_all(inf)
 
     def register(self, commits: Commits) -> None:
@@ -164,9 +166,9 @@ class Announcements:
             self.message_sent(message)
 
     def message_sent(self, message: Message) -> None:
-        """Announce the message. Neither waits nor raises."""
+        """Announce the message."""
         server = self._server_of(message.room_id)
-        rooms = self._waiting[server].rooms
+        rooms = self._pending[server].rooms
         messages = rooms.setdefault(message.room_id, [])
         if messages is not None and len(messages) < MAX_MESSAGES:
             messages.append(message)
@@ -175,69 +177,69 @@ class Announcements:
         self._request_publish(server)
 
     def room_touched(self, room_id: UUID) -> None:
-        """Announce that the log of the room has to be read. Neither waits nor raises."""
+        """Announce that the log of the room has to be read."""
         server = self._server_of(room_id)
-        self._waiting[server].rooms[room_id] = None
+        self._pending[server].rooms[room_id] = None
         self._request_publish(server)
 
     def users_joined(self, user_ids: Iterable[UUID]) -> None:
-        """Announce that these users joined a room. Neither waits nor raises."""
-        self._waiting[""].users |= dict.fromkeys(user_ids)
+        """Announce that these users joined a room."""
+        self._pending[""].users |= dict.fromkeys(user_ids)
         self._request_publish()
 
     def read_mark_moved(self, change: ReadMarkMoved) -> None:
-        """Announce how far a member has read. Neither waits nor raises."""
-        marks = self._waiting[self._server_of(change.room_id)].marks.setdefault(change.room_id, {})
+        """Announce how far a member has read."""
+        marks = self._pending[self._server_of(change.room_id)].marks.setdefault(change.room_id, {})
         if len(marks) < MAX_MARKS or change.user_id in marks:
             marks[change.user_id] = change
         now = asyncio.get_running_loop().time()
         self._publish_marks.request(now + MARKS_DELAY_SECONDS, now)
 
     def profile_updated(self, change: ProfileUpdated) -> None:
-        """Announce a profile. Neither waits nor raises."""
-        profiles = self._waiting[""].profiles
+        """Announce a profile."""
+        profiles = self._pending[""].profiles
         if len(profiles) < MAX_PROFILES or change.user_id in profiles:
             profiles[change.user_id] = change
         self._request_publish()
 
     def user_disconnected(self, user_id: UUID) -> None:
-        """Announce that the followers of the user end. Neither waits nor raises."""
-        self._waiting[""].disconnected[user_id] = None
+        """Announce that the followers of the user end."""
+        self._pending[""].disconnected[user_id] = None
         self._request_publish()
 
     def ask_for_figures(self) -> None:
-        """Ask the other processes for their figures. Neither waits nor raises."""
-        self._publish_users(UsersJoined(self._origin, [], asks=True))
+        """Ask the other processes for their figures."""
+        self._publish_users(UserAnnouncement(self._origin, [], asks=True))
 
     def publish_figures(self, figures: ProcessFigures) -> None:
-        """Answer a process that asked. Neither waits nor raises."""
-        self._publish_users(UsersJoined(self._origin, [], figures=figures))
+        """Answer a process that asked."""
+        self._publish_users(UserAnnouncement(self._origin, [], figures=figures))
 
-    def _publish_users(self, joined: UsersJoined) -> None:
+    def _publish_users(self, joined: UserAnnouncement) -> None:
         if self._publishing[""] < MAX_PUBLISHING:
             self._send("", [self._command(joined)])
 
-    def log_grew_in(self, payload: bytes) -> LogGrew | None:
+    def decode_room(self, payload: bytes) -> RoomAnnouncement | None:
         """The announcement of another process about a room. None for one of this process."""
         if payload.startswith(self._own_prefix):
             return None
         body = verify(self._key, payload)
         try:
-            return _UNKNOWN if body is None else _decode_log_grew(body)
-        except NOT_AN_EVENT:  # of another version
-            return _UNKNOWN
+            return _READ_THE_LOG if body is None else _decode_room(body)
+        except DECODING_ERRORS:  # of another version
+            return _READ_THE_LOG
 
-    def users_in(self, payload: bytes) -> UsersJoined:
+    def decode_users(self, payload: bytes) -> UserAnnouncement:
         """The announcement of another process about users."""
         if payload.startswith(self._own_prefix):
-            return _NOBODY
+            return _NO_USERS
         try:
-            joined = _decode_users_joined(payload)
-        except NOT_AN_EVENT:
-            return _NOBODY
+            joined = _decode_users(payload)
+        except DECODING_ERRORS:
+            return _NO_USERS
         needs_signature = joined.profiles or joined.disconnected or joined.asks or joined.figures
         if needs_signature and verify(self._key, payload) is None:
-            return UsersJoined(joined.origin, joined.users)
+            return UserAnnouncement(joined.origin, joined.users)
         return joined
 
     def _server_of(self, room_id: UUID) -> str:
@@ -250,24 +252,24 @@ class Announcements:
 
     def _publish_all(self, most: float = MAX_PUBLISHING) -> None:
         """Announce what waits for the servers that have fewer than `most` batches to answer."""
-        for server in [server for server in self._waiting if self._publishing[server] < most]:
-            self._send(server, self._commands(self._waiting.pop(server)))
+        for server in [server for server in self._pending if self._publishing[server] < most]:
+            self._send(server, self._commands(self._pending.pop(server)))
 
-    def _commands(self, waiting: Waiting) -> list[Command]:
-        rooms, marks = waiting.rooms, waiting.marks
+    def _commands(self, pending: PendingAnnouncements) -> list[Command]:
+        rooms, marks = pending.rooms, pending.marks
         for room_id in marks:
             rooms.setdefault(room_id, [])
         commands = [
             ("PUBLISH", room_channel(room_id), self._encode(messages, marks.get(room_id, {})))
             for room_id, messages in rooms.items()
         ]
-        if waiting.users or waiting.profiles or waiting.disconnected:
-            profiles = list(waiting.profiles.values())
-            joined = UsersJoined(self._origin, list(waiting.users), profiles, list(waiting.disconnected))
+        if pending.users or pending.profiles or pending.disconnected:
+            profiles = list(pending.profiles.values())
+            joined = UserAnnouncement(self._origin, list(pending.users), profiles, list(pending.disconnected))
             commands.append(self._command(joined))
         return commands
 
-    def _command(self, joined: UsersJoined) -> Command:
+    def _command(self, joined: UserAnnouncement) -> Command:
         return "PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined))
 
     def _send(self, server: str, commands: list[Command]) -> None:
@@ -279,13 +281,13 @@ class Announcements:
         if messages and sum(len(message.content) for message in messages) > MAX_BYTES:
             messages = None
         marks = list(moved.values())
-        grew = LogGrew(self._origin, messages or [], marks, grew=messages is None and bool(marks))
+        grew = RoomAnnouncement(self._origin, messages or [], marks, grew=messages is None and bool(marks))
         payload = msgspec.json.encode(grew)
         if len(payload) > MAX_BYTES:
-            payload = msgspec.json.encode(LogGrew(self._origin, [], marks, grew=bool(marks)))
+            payload = msgspec.json.encode(RoomAnnouncement(self._origin, [], marks, grew=bool(marks)))
         return sign(self._key, payload)
 
-    def _published(self, server: str, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
+    def _published(self, server: str, number: int, answers: asyncio.Future[list[ReplyOrError]]) -> None:
         self._publishing[server] -= 1
         if not self._publishing[server]:
             del self._publishing[server]
@@ -293,7 +295,7 @@ class Announcements:
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
         self._instrumentation.published(number, is_lost=error is not None)
-        if server in self._waiting:
+        if server in self._pending:
             self._publish.request()
 
 

@@ -37,12 +37,12 @@ from hubbub.events import (
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT
 from hubbub.models import ResyncReason
-from hubbub.positions import NOT_SEEN, Position
+from hubbub.positions import ANY_ENTRY, Position
 from hubbub.postgres import Executor
 from hubbub.redis import Gap, Received
 from hubbub.repositories.messages import Entry, Logs, LogSlice
 from hubbub.scheduling import Pace, TimeSlice, next_in_turn, take
-from hubbub.services.feed.announcements import Announcements, UsersJoined
+from hubbub.services.feed.announcements import Announcements, UserAnnouncement
 from hubbub.services.feed.ephemeral import EphemeralEvents, discard
 from hubbub.services.feed.memberships import MemberRoom, Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in, part_of_round
@@ -140,7 +140,9 @@ class Follower:
         Until there is one it is where the feed started. A room that is joined later is in it from its first event
         on, and a room that ends until that event. After the `async with` block it stays as it was.
         """
-        started = {room_id: one.start for room_id, one in self.positions.items() if one.start.mark != NOT_SEEN}
+        started = {
+            room_id: one.start for room_id, one in self.positions.items() if one.start.entry_hash != ANY_ENTRY
+        }
         return {room_id: at.encode(room_id) for room_id, at in started.items()} | self._cursors
 
     async def __aenter__(self) -> Self:
@@ -313,7 +315,7 @@ class Follower:
         if self._is_own_leave(event):
             followed.is_away = True
 
-    def _has_gone(self, room_id: UUID) -> None:
+    def _put_room_gone(self, room_id: UUID) -> None:
         """The user is not in a room of which the client has a cursor."""
         self._cursors[room_id] = self.after[room_id].encode(room_id)
         self.inbox.put(RoomGone(room_id))
@@ -321,7 +323,7 @@ class Follower:
     def _position_ended(self, followed: FollowedPosition) -> None:
         """Forget a position that has ended."""
         if self.positions.pop(followed.room.id, None) is not None:
-            if followed.start.mark != NOT_SEEN:
+            if followed.start.entry_hash != ANY_ENTRY:
                 self._cursors.setdefault(followed.room.id, followed.start.encode(followed.room.id))
             self.digest = None
             self.ended += 1
@@ -420,11 +422,11 @@ class Followers:
         logs: Logs,
         memberships: Memberships,
         announcements: Announcements,
-        has_work: Callable[[], None],
-        on_announced: Callable[[UsersJoined], None],
+        wake_comparing: Callable[[], None],
+        on_announced: Callable[[UserAnnouncement], None],
         at_most_behind: int,
     ) -> None:
-        """`has_work` is called when there are users whose rooms are to be read now, `on_announced` with each
+        """`wake_comparing` is called when there are users whose rooms are to be read now, `on_announced` with each
         announcement of another process. Neither may wait."""
         self._executor = executor
         self._logs = logs
@@ -433,7 +435,7 @@ class Followers:
         self.ephemeral = ephemeral
         self.sessions = sessions
         self._announcements = announcements
-        self._has_work = has_work
+        self._wake_comparing = wake_comparing
         self._on_announced = on_announced
         self._at_most_behind = at_most_behind
         self._users: dict[UUID, dict[Follower, None]] = {}  # the next to compare first
@@ -464,7 +466,7 @@ class Followers:
         deadline = self._executor.deadline()
         self._users.setdefault(follower.user_id, {})[follower] = None
         await self._entering.wait()
-        if not self._has(follower):
+        if not self._is_open(follower):
             return
         if follower.session is not None:
             await self.sessions.enter(follower)
@@ -474,7 +476,7 @@ class Followers:
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
         await self._begin(follower, wanted, deadline)
-        if not self._has(follower):
+        if not self._is_open(follower):
             return
         digest = member_of[0].digest if member_of else 0
         follower.digest = digest if follower.positions.keys() == wanted.keys() else None
@@ -496,17 +498,17 @@ class Followers:
         left = await self._left_at_cursor(follower, wanted, deadline)
         await time_slice.pause_if_due()
         joined = await self._joined_while_away(follower, wanted, deadline)
-        if not self._has(follower):
+        if not self._is_open(follower):
             return
         for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
-            follower._has_gone(room_id)
+            follower._put_room_gone(room_id)
             await time_slice.pause_if_due()
-            if not self._has(follower):
+            if not self._is_open(follower):
                 return
         on_end = follower._position_ended  # bound once: a method per position would lengthen garbage collections
         for room_id, room in wanted.items():
-            newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
-            start = Position(room.joined_seq - 1, NOT_SEEN) if room_id in joined else newest
+            newest = heads.get(room_id) or Position(room.last_seq, ANY_ENTRY)
+            start = Position(room.joined_seq - 1, ANY_ENTRY) if room_id in joined else newest
             followed = self._open(follower, room, follower.after.get(room_id, start), on_end, newest)
             if room_id in resyncs:
                 followed.resync(*resyncs[room_id])
@@ -517,7 +519,7 @@ class Followers:
             else:
                 followed.catch_up()
             await time_slice.pause_if_due()
-            if not self._has(follower):
+            if not self._is_open(follower):
                 return
 
     async def _confirmed(self, follower: Follower) -> None:
@@ -535,7 +537,7 @@ class Followers:
         """How many followers there are."""
         return sum(map(len, self._users.values()))
 
-    def _has(self, follower: Follower) -> bool:
+    def _is_open(self, follower: Follower) -> bool:
         """Whether it is not closed."""
         return follower in self._users.get(follower.user_id, ())
 
@@ -584,7 +586,7 @@ class Followers:
         deadline = self._executor.deadline()
         rooms = (await self.memberships.rooms_of([user_id], deadline=deadline))[user_id]
         heads = await self._heads(rooms, deadline)
-        return {room_id: head.encode(room_id) for room_id, head in heads.items() if head.mark != NOT_SEEN}
+        return {room_id: head.encode(room_id) for room_id, head in heads.items() if head.entry_hash != ANY_ENTRY}
 
     async def _resyncs(
         self, follower: Follower, wanted: Mapping[UUID, MemberRoom], deadline: float
@@ -611,7 +613,7 @@ class Followers:
         on_end: Callable[[FollowedPosition], None],
         newest: Position | None = None,
     ) -> FollowedPosition:
-        room = self.rooms.open(member_of.room_id, newest or Position(member_of.last_seq, NOT_SEEN))
+        room = self.rooms.open(member_of.room_id, newest or Position(member_of.last_seq, ANY_ENTRY))
         followed = FollowedPosition(follower.inbox, room, start, on_end, start)
         follower.positions[room.id] = followed
         room.positions[followed] = None
@@ -649,9 +651,9 @@ class Followers:
             self.ephemeral.miss_all()
             self.sessions.check_soon()
             self._to_compare |= dict.fromkeys(self._users)
-            self._has_work()
+            self._wake_comparing()
         else:
-            announced = self._announcements.users_in(received)
+            announced = self._announcements.decode_users(received)
             self._on_announced(announced)
             for profile in announced.profiles:
                 self.ephemeral.take_profile(profile)
@@ -665,9 +667,9 @@ class Followers:
         changed = [user_id for user_id in user_ids if user_id in self._users]
         if changed:
             self._changed |= dict.fromkeys(changed)
-            self._has_work()
+            self._wake_comparing()
 
-    def check_some(self) -> None:
+    def schedule_some(self) -> None:
         """Compare the digests of some of the users, the next in turn, in the next `compare`."""
         if not self._to_compare:  # else some are left from before
             part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), USER_ROUND_HEARTBEATS))
@@ -691,7 +693,7 @@ class Followers:
             self._changed |= dict.fromkeys(users)
             raise
         if self._to_compare or self._changed:
-            self._has_work()
+            self._wake_comparing()
 
     async def _compare_digests(self, user_ids: list[UUID]) -> None:
         digests = await self.memberships.digests(user_ids) if user_ids else {}
@@ -786,7 +788,7 @@ class Followers:
             if ended_at is not None and start - ended_at.seq <= LONGEST_ABSENCE:
                 self._open(follower, room, ended_at, on_end).read_to_next_joining()
             else:
-                self._open(follower, room, Position(start, NOT_SEEN), on_end).catch_up()
+                self._open(follower, room, Position(start, ANY_ENTRY), on_end).catch_up()
 
 
 def _wanted(follower: Follower, member_of: Iterable[MemberRoom]) -> dict[UUID, MemberRoom]:

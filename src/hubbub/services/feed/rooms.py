@@ -54,7 +54,7 @@ from hubbub.events import (
 )
 from hubbub.instrumentation import Instrumentation
 from hubbub.models import Message, ResyncReason
-from hubbub.positions import NOT_SEEN, Position
+from hubbub.positions import ANY_ENTRY, Position
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn, Pace, next_in_turn
@@ -73,7 +73,7 @@ cannot arrive. A thousand quiet rooms at each heartbeat cost 1 % of a core."""
 LEAST_PER_HEARTBEAT: Final = 100
 """At least this many rooms, users and sessions are compared per heartbeat."""
 ROOMS_PER_STATEMENT: Final = 1_000
-"""Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
+"""Rooms whose heads are compared in one statement. It bounds the rows that are decoded in one step."""
 READS_PER_TURN: Final = 50
 """Rooms that begin to read their logs in one turn. A thousand at once would take 50 ms."""
 EVENTS_PER_TURN: Final = 10_000
@@ -81,8 +81,8 @@ EVENTS_PER_TURN: Final = 10_000
 MAX_UNREAD: Final = 1024 * 1024
 """Characters of messages that wait for one follower. The rest is read from the log, as beyond the buffer."""
 NO_USERS: Final[frozenset[UUID]] = frozenset()
-REMEMBERED_MARKS: Final = 64
-"""The newest entries whose marks a room keeps, for its memory. Announcements of older entries are not compared."""
+REMEMBERED_HASHES: Final = 64
+"""The newest entries whose hashes a room keeps, for its memory. Announcements of older ones are not compared."""
 
 
 class FollowedRooms:
@@ -95,16 +95,16 @@ class FollowedRooms:
         subscriptions: Subscriptions,
         announcements: Announcements,
         *,
-        has_work: Callable[[], None],
+        wake_comparing: Callable[[], None],
         on_rewind: Callable[[UUID], None],
     ) -> None:
-        """`has_work` is called when there are heads to check now, `on_rewind` when a follower gets a `Resync`
-        because the log of a room was rewound. Neither may wait."""
+        """`wake_comparing` is called when there are heads to compare now, `on_rewind` when a follower gets a
+        `Resync` because the log of a room was rewound. Neither may wait."""
         self._logs = logs
         self._memberships = memberships
         self._subscriptions = subscriptions
         self._announcements = announcements
-        self._has_work = has_work
+        self._wake_comparing = wake_comparing
         self.on_rewind = on_rewind
         self.on_mark: Callable[[ReadMarkMoved], None] = ignore
         """Called with each read mark that another process announced."""
@@ -168,7 +168,7 @@ class FollowedRooms:
         for message in change.messages:
             room = self._rooms.get(message.room_id)
             if room is not None:
-                room.receive(entry_of(message))
+                room.receive_entry(entry_of(message))
 
     def _room_touched(self, change: RoomTouched) -> None:
         room = self._rooms.get(change.room_id)
@@ -176,23 +176,24 @@ class FollowedRooms:
             room.read_log()
 
     def _receive(self, room: FollowedRoom, received: Received) -> None:
-        """Take an announcement of another process, about this room."""
+        """Receive an announcement of another process, about this room."""
         if isinstance(received, Gap):
+            # The subscription is live, for the first time or again. Earlier announcements may have been missed.
             room.is_subscribed = True
             self.check_soon(room)
             for followed in room.positions:
                 followed.inbox.miss()
             return
-        grew = self._announcements.log_grew_in(received)
-        if grew is None:
+        announced = self._announcements.decode_room(received)
+        if announced is None:
             return
-        for message in grew.messages:
+        for message in announced.messages:
             if message.room_id == room.id:
                 self._receive_message(room, message)
-        for mark in grew.marks:
+        for mark in announced.marks:
             if mark.room_id == room.id:
                 self.on_mark(mark)
-        if grew.must_be_read:
+        if announced.must_be_read:
             room.read_log()
 
     def _receive_message(self, room: FollowedRoom, message: Message) -> None:
@@ -203,7 +204,7 @@ class FollowedRooms:
         if not self._delivered:
             self._next_turn.request()
         self._delivered += 1 + len(room.live)
-        room.receive(entry_of(message))
+        room.receive_entry(entry_of(message))
 
     def _begin_turn(self) -> None:
         self._delivered = 0
@@ -259,6 +260,9 @@ class FollowedRooms:
                 self._reading.pop(room, None)
 
     async def _read_page(self, room: FollowedRoom) -> None:
+        # At each await below, announcements may advance the position or raise `announced_seq`, and another task
+        # may rewind the room. `_take_all` skips the entries up to the position. `rewinds` shows that the page is
+        # of a former log.
         announced_seq, rewinds = room.announced_seq, room.rewinds
         room.must_read = False
         try:
@@ -268,16 +272,17 @@ class FollowedRooms:
             room.must_read = True
             raise
         if room.rewinds == rewinds and not page.is_rewound:
-            room.let_read(leaving)
+            room.set_leaving(leaving)
             await self._take_all(room, page.entries)
-            room.let_read(NO_USERS)
+            room.set_leaving(NO_USERS)
         if room.rewinds != rewinds:
             room.must_read = True
         elif page.is_rewound:
             await self._rewind(room)
         else:
             room.skip_to(page.end)
-            # Read on up to the head. A seq beyond it is that of another log, unless it was announced meanwhile.
+            # A seq beyond the head is of a former log, and is forgotten. One that was announced during the read
+            # may be newer than the page, and is kept.
             is_new = room.announced_seq != announced_seq
             room.announced_seq = max(room.announced_seq, page.head) if is_new else page.head
 
@@ -314,11 +319,11 @@ class FollowedRooms:
     # Comparing heads, which finds what was not announced.
 
     def check_soon(self, room: FollowedRoom) -> None:
-        """Compare the head of the room in the next `compare`, which is now."""
+        """Have the background task compare the head of the room now."""
         self._to_check[room] = None
-        self._has_work()
+        self._wake_comparing()
 
-    def check_some(self) -> None:
+    def schedule_some(self) -> None:
         """Compare the heads of some of the rooms in the next `compare`, the next in turn; of all without Redis."""
         if self.is_connected:
             room_ids = next_in_turn(self._rooms, part_of_round(len(self._rooms)))
@@ -417,14 +422,14 @@ class FollowedRoom(msgspec.Struct, eq=False):
     subscription: CallbackSubscription | None = None
     is_subscribed: bool = False
     """Whether Redis has confirmed the subscription once. Announcements of before may be missing without a Gap."""
-    _marks: dict[int, bytes] = msgspec.field(default_factory=dict)
+    _hashes: dict[int, bytes] = msgspec.field(default_factory=dict)
 
     @property
     def is_behind(self) -> bool:
         return self.must_read or self.announced_seq > self.position.seq
 
-    def receive(self, entry: Entry) -> None:
-        """Take an announced entry if it is the next one. Otherwise read what is before it, or compare it."""
+    def receive_entry(self, entry: Entry) -> None:
+        """An announced entry: take it if it is the next one. Otherwise read what is before it, or compare it."""
         seq = entry.position.seq
         if seq == self.position.seq + 1:
             self.take(entry)
@@ -436,16 +441,16 @@ class FollowedRoom(msgspec.Struct, eq=False):
     def _compare_with_taken(self, position: Position) -> None:
         """A late announcement is usually of an entry that was read before. If another entry was taken at its seq,
         the log may have been rewound and have grown past it since, which the head alone would not show."""
-        taken = self._marks.get(position.seq, position.mark)
-        if taken != position.mark:
+        taken = self._hashes.get(position.seq, position.entry_hash)
+        if taken != position.entry_hash:
             self.contradicted = Position(position.seq, taken)
             self.rooms.check_soon(self)
 
     def confirm(self, position: Position) -> None:
-        """Note the mark of the newest entry, as it was read. Announcements of its seq are compared with it."""
-        if position.seq == self.position.seq and position.mark != NOT_SEEN:
+        """Note the hash of the newest entry, as it was read. Announcements of its seq are compared with it."""
+        if position.seq == self.position.seq and position.entry_hash != ANY_ENTRY:
             self.position = position
-            self._marks[position.seq] = position.mark
+            self._hashes[position.seq] = position.entry_hash
 
     def read_up_to(self, seq: int) -> None:
         """The log has grown up to this seq."""
@@ -458,22 +463,22 @@ class FollowedRoom(msgspec.Struct, eq=False):
         self.must_read = True
         self.rooms.read_soon(self)
 
-    def let_read(self, leaving: Set[UUID]) -> None:
+    def set_leaving(self, leaving: Set[UUID]) -> None:
         """Have the positions of these users, and of no others, read the log themselves."""
         self.leaving = leaving
         for followed in [one for one in self.live if one.inbox.user_id in leaving] if leaving else ():
             followed.fall_behind()
 
     def take(self, entry: Entry) -> None:
-        """Deliver the next entry to the live positions."""
+        """Take the next entry: deliver it to the live positions."""
         self.position = position = entry.position
         seq = position.seq
-        self._marks[seq] = position.mark
-        self._marks.pop(seq - REMEMBERED_MARKS, None)
+        self._hashes[seq] = position.entry_hash
+        self._hashes.pop(seq - REMEMBERED_HASHES, None)
         size = _size(entry.event)
         for followed in tuple(self.live):  # a copy: one whose inbox is full leaves
             if followed.position.seq < seq:
-                followed.receive(entry, size)
+                followed.put(entry, size)
         if isinstance(entry.event, MemberLeft):
             self._end_positions_of(entry.event.user_id, seq)
         elif self.left_users and isinstance(entry.event, MemberJoined):
@@ -482,8 +487,8 @@ class FollowedRoom(msgspec.Struct, eq=False):
     def skip_to(self, seq: int) -> None:
         """Go on after a seq up to which no entry is left that was not taken: the missing ones were purged."""
         if self.position.seq < seq:
-            self.position = Position(seq, NOT_SEEN)
-            self._marks.clear()
+            self.position = Position(seq, ANY_ENTRY)
+            self._hashes.clear()
 
     def _end_positions_of(self, user_id: UUID, seq: int) -> None:
         """The user left. A position that is ahead of it stays: the user has joined again before it."""
@@ -505,7 +510,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
         self.announced_seq = position.seq
         self.contradicted = None
         self.rewinds += 1
-        self._marks.clear()
+        self._hashes.clear()
         self.left_users = NO_USERS
         for followed in tuple(self.live):
             followed.resync(position, "rewound")
@@ -528,7 +533,7 @@ class FollowedPosition(msgspec.Struct, eq=False):
     times_absent: int = 0
     """How often in a row the user was not among the members while this was live."""
 
-    def receive(self, entry: Entry, size: int) -> None:
+    def put(self, entry: Entry, size: int) -> None:
         """Put the next entry into the inbox. When that is full, fall behind: the entry is read later."""
         inbox = self.inbox
         if len(inbox.events) >= inbox.limit or inbox.size > MAX_UNREAD:
@@ -551,7 +556,7 @@ class FollowedPosition(msgspec.Struct, eq=False):
     def skip_to(self, seq: int) -> None:
         """Go on after a seq up to which no entry is left that was not delivered: the missing ones were purged."""
         if self.position.seq < seq:
-            self.position = Position(seq, NOT_SEEN)
+            self.position = Position(seq, ANY_ENTRY)
 
     def catch_up(self) -> None:
         """Go live when nothing is missing, else read the log."""

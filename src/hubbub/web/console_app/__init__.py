@@ -27,7 +27,7 @@ from hubbub.diagnostics.lookup import find_room, find_user
 from hubbub.errors import Forbidden, HubbubError, Invalid, NotFound
 from hubbub.events import LogEvent, MessageSent
 from hubbub.hub import Hub
-from hubbub.positions import NOT_SEEN, Position
+from hubbub.positions import ANY_ENTRY, Position
 from hubbub.repositories.messages.log import Logs
 from hubbub.web.console_app.live import Monitor
 from hubbub.web.logins import SAFE_METHODS, hub_from, is_from_own_page, value_of
@@ -139,7 +139,7 @@ class Console:
         before = _seq(request.query_params.get("before"))
         end = room.last_seq if before is None else min(before - 1, room.last_seq)
         start = max(end - ENTRIES, 0)
-        reading = await Logs(hub._pool).read(room.id, Position(start, NOT_SEEN), max(end - start, 1))
+        reading = await Logs(hub._pool).read(room.id, Position(start, ANY_ENTRY), max(end - start, 1))
         entries = [entry.event for entry in reading.entries if entry.event.seq <= end]
         readers = {}
         for event in entries:  # one after the other, so that a page takes one connection
