@@ -356,6 +356,7 @@ class Hub(Repositories):
         self._changes = Changes(
             pool, connection, subscriptions, heartbeat_seconds=options.follow_heartbeat_seconds
         )
+        # In this order: a follower that reads on an event must not get an answer from before the COMMIT.
         if self._replicas is not None:
             self._replicas.register(self._commits)
         self.cache._register(self._commits)
