@@ -50,6 +50,18 @@ MOST_WORKERS: Final = 4
 """Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20. Twice
 as many as `workers`, if that is more."""
 
+WORKERS: Final = 2
+"""Writing statements in flight with `LOAD` requests. One writes while the results of the other are handled."""
+
+DISTRIBUTED_WORKERS: Final = 8
+"""Statements in flight where rooms are distributed, each for one room. More were no faster on two nodes."""
+
+LOAD: Final = 50
+"""Requests that wait or are in flight. With fewer, two statements cost more than they gain (docs/decisions.md)."""
+
+MOST_WAITING: Final = 10_000
+"""Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
+
 ANSWERS_PER_TURN: Final = 50
 """Results passed to `committed` before other tasks run. Notifying the followers of 50 messages takes some
 milliseconds."""

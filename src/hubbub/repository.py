@@ -12,7 +12,16 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.author_marks import AuthorMarks
-from hubbub.batching import PUT_BACK, Batcher, BatchOutcome, KeyedQueue
+from hubbub.batching import (
+    DISTRIBUTED_WORKERS,
+    LOAD,
+    MOST_WAITING,
+    PUT_BACK,
+    WORKERS,
+    Batcher,
+    BatchOutcome,
+    KeyedQueue,
+)
 from hubbub.commits import (
     Change,
     MembershipEnded,
@@ -32,14 +41,6 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 CHANGES_PER_STATEMENT: Final = 500
-WORKERS: Final = 2
-"""Statements in flight with `LOAD` requests. One writes while the results of the other are handled."""
-DISTRIBUTED_WORKERS: Final = 8
-"""Statements in flight where rooms are distributed, each for one room. More were no faster on two nodes."""
-LOAD: Final = 50
-"""Requests that wait or are in flight. With fewer, two statements cost more than they gain (docs/decisions.md)."""
-MOST_WAITING: Final = 10_000
-"""Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
 LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
 """How long a statement for several rooms waits for a locked one, before the others go on without that room. The
 pool tries it three times."""

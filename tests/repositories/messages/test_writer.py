@@ -24,11 +24,11 @@ from hubbub import (
     User,
     batching,
 )
+from hubbub.batching import LOAD
 from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
 from hubbub.repositories.messages.send import Draft
-from hubbub.repository import LOAD
 from log import log_of
 from waiting import until
 

@@ -21,7 +21,11 @@ from typing import Final
 from hubbub.background import ReportErrors
 from hubbub.batching import (
     ANSWERS_PER_TURN,
+    DISTRIBUTED_WORKERS,
+    LOAD,
+    MOST_WAITING,
     PUT_BACK,
+    WORKERS,
     Batcher,
     BatchOutcome,
     KeyedQueue,
@@ -46,7 +50,7 @@ from hubbub.repositories.messages.send import (
     size_of,
     why_not_sent,
 )
-from hubbub.repository import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
+from hubbub.repository import ROOMS_NOT_LOCKED
 
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
