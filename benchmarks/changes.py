@@ -16,7 +16,8 @@ from benchmarks.context import COPY_ROOMS, PEOPLE, ROOMS, USERS, Context, run
 from benchmarks.measuring import ASYNCIO, Comparison, Pace, aims, closed_loop
 from benchmarks.peers.node import CONTENT, STRICT, node, skipped
 from hubbub import Hub
-from hubbub.repositories import Messages, ReadReceipts, RoomUsers
+from hubbub.repositories import ReadReceipts, RoomUsers
+from hubbub.repositories.messages.edit import EDIT
 
 CALLERS = 200
 FIRST_PAIRS = (0, 500_000, 750_000)
@@ -73,7 +74,7 @@ async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         f"edits, {CALLERS} callers in 1,000 rooms",
         {
             **hubbub(changes, step=edit, messages=messages),
-            STRICT: node("edit", CALLERS, sql=Messages._EDIT.sql, messages=[str(id) for id in messages]),
+            STRICT: node("edit", CALLERS, sql=EDIT.sql, messages=[str(id) for id in messages]),
         },
         targets=aims(("rate", 5.0, STRICT)),
         skipped=skipped(STRICT),

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
-from hubbub.events import LogEvent, LoggedEvent, LogPage, MessageDeleted, MessageEdited, Resync
+from hubbub.events import LogEvent, LogPage, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
-from hubbub.postgres import NOT_SUPPORTED, Executor, Replicas, Statement
+from hubbub.postgres import Executor, Replicas, Statement
+from hubbub.repositories.messages.edit import (
+    DELETE,
+    DELETE_IN_ROOM,
+    DELETE_MANY,
+    EDIT,
+    EDIT_IN_ROOM,
+    EDIT_MANY,
+)
 from hubbub.repositories.messages.log import Logs
 from hubbub.repositories.messages.pages import (
     NEWEST,
@@ -32,102 +40,12 @@ from hubbub.repository import Apply, ChangeBatcher, Repository
 from hubbub.sql import (
     OLDEST_LAST,
     by_id,
-    columns,
-    lock_timeout,
-    next_entries,
-    next_entry,
     not_deleted,
     readable,
     require,
 )
 
 T = TypeVar("T")
-
-_OTHER_CONTENT: Final = """
-            AND messages.content <> {content}
-            AND ({content} <> '' OR messages.metadata IS NOT NULL OR messages.message_type <> 'text')
-"""
-_EDITED: Final = """
-    UPDATE messages
-    SET content = {content},
-        is_edited = true,
-        updated_at = CURRENT_TIMESTAMP
-"""
-_DELETED: Final = """
-    UPDATE messages
-    SET content = '',
-        metadata = NULL,
-        deleted_at = CURRENT_TIMESTAMP,
-        updated_at = CURRENT_TIMESTAMP
-"""
-
-
-# The message is locked before the head moves: of two changes of one message, the second waits, and then finds what
-# the first has left. A change that finds nothing to do takes no seq.
-def _change_of_one(event: type[LoggedEvent], change: str, room_id: str | None, unless: str = "") -> str:
-    """The change of message $1 by user $2. `room_id` is the parameter that has its room, if any."""
-    moved = next_entry(event, "target", room_id=room_id or "target.room_id", message_id="$1", user_id="$2")
-    return f"""
-    WITH target AS MATERIALIZED (
-        SELECT messages.id, messages.room_id
-        FROM messages
-        JOIN room_users
-            ON room_users.room_id = {room_id or "messages.room_id"}
-            AND room_users.user_id = $2
-        WHERE messages.id = $1
-            AND messages.room_id = {room_id or "messages.room_id"}
-            AND messages.deleted_at IS NULL
-            AND {not_deleted("messages.room_id", "$2")}
-            AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
-            {unless}
-        FOR NO KEY UPDATE OF messages
-    ), {moved}
-    {change}
-    FROM head
-    WHERE messages.id = $1
-        AND messages.room_id = {room_id or "head.id"}
-    RETURNING {readable(Message, "messages")}
-    """
-
-
-def _change_of_many(
-    event: type[LoggedEvent], change: str, arrays: str, *others: str, lock_wait: str, unless: str = ""
-) -> str:
-    """As `_change_of_one`, for many. The `arrays` have the ids of messages, users and rooms, and the `others`."""
-    names = ", ".join(("message_id", "user_id", "room_id", *others))
-    of_target = ", ".join(f"change.{name}" for name in ("user_id", *others))
-    return f"""
-    WITH target AS MATERIALIZED (
-        SELECT messages.id AS message_id, messages.room_id, {of_target}, change.ordinal
-        FROM unnest({arrays}) WITH ORDINALITY AS change ({names}, ordinal)
-        JOIN messages
-            ON messages.id = change.message_id
-            AND messages.room_id = COALESCE(change.room_id, messages.room_id)
-        JOIN room_users
-            ON room_users.room_id = messages.room_id
-            AND room_users.user_id = change.user_id
-        WHERE messages.deleted_at IS NULL
-            AND {not_deleted("messages.room_id", "change.user_id")}
-            AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
-            {unless}
-            AND {lock_timeout(lock_wait)}
-        ORDER BY messages.id
-        FOR NO KEY UPDATE OF messages
-    ), {next_entries(event, "target", "message_id", "user_id")}
-    {change}
-    FROM target
-    WHERE messages.id = target.message_id
-    RETURNING {readable(Message, "messages")}
-    """
-
-
-def _edit(room_id: str | None = None) -> str:
-    unless = _OTHER_CONTENT.format(content="$3")
-    return _change_of_one(MessageEdited, _EDITED.format(content="$3"), room_id, unless)
-
-
-def _delete(room_id: str | None = None) -> str:
-    return _change_of_one(MessageDeleted, _DELETED, room_id)
 
 
 class _MessageChange(NamedTuple):
@@ -268,29 +186,6 @@ class Messages(Repository):
         room_id = inputs.uuid("room_id", room_id)
         return await self._get_many(self._GET_MANY_IN_ROOM, message_ids, room_id, field="message_ids")
 
-    _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True, distributed=NOT_SUPPORTED)
-    _EDIT_IN_ROOM = Statement(
-        "messages.edit_in_room",
-        Message,
-        _edit("$4"),
-        idempotent=True,
-        distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($4, $1, $2, $3)",
-    )
-    _EDIT_MANY = Statement(
-        "messages.edit_many",
-        Message,
-        _change_of_many(
-            MessageEdited,
-            _EDITED.format(content="target.content"),
-            "$1::uuid[], $2::uuid[], $5::uuid[], $3::text[]",
-            "content",
-            lock_wait="$4",
-            unless=_OTHER_CONTENT.format(content="change.content"),
-        ),
-        idempotent=True,
-        distributed=NOT_SUPPORTED,
-    )
-
     async def edit(self, message_id: UUID, content: str, *, by: UUID, room_id: UUID | None = None) -> Message:
         """Give the message other content. An entry of the room's log; the message keeps its seq and the rest.
 
@@ -315,31 +210,15 @@ class Messages(Repository):
         ids, users, rooms, contents = zip(*edits, strict=True)
         if len(edits) > 1 or lock_wait is not None:
             edited = await self._executor.fetch_all(
-                self._EDIT_MANY, ids, users, contents, lock_wait, rooms, deadline=deadline
+                EDIT_MANY, ids, users, contents, lock_wait, rooms, deadline=deadline
             )
         elif rooms[0] is None:
-            edited = await self._executor.fetch_all(self._EDIT, ids[0], users[0], contents[0], deadline=deadline)
+            edited = await self._executor.fetch_all(EDIT, ids[0], users[0], contents[0], deadline=deadline)
         else:
             edited = await self._executor.fetch_all(
-                self._EDIT_IN_ROOM, ids[0], users[0], contents[0], rooms[0], deadline=deadline
+                EDIT_IN_ROOM, ids[0], users[0], contents[0], rooms[0], deadline=deadline
             )
         return await self._outcomes(edits, edited, deadline)
-
-    _DELETE = Statement("messages.delete", Message, _delete(), idempotent=True, distributed=NOT_SUPPORTED)
-    _DELETE_IN_ROOM = Statement(
-        "messages.delete_in_room",
-        Message,
-        _delete("$3"),
-        idempotent=True,
-        distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($3, $1, $2, NULL)",
-    )
-    _DELETE_MANY = Statement(
-        "messages.delete_many",
-        Message,
-        _change_of_many(MessageDeleted, _DELETED, "$1::uuid[], $2::uuid[], $4::uuid[]", lock_wait="$3"),
-        idempotent=True,
-        distributed=NOT_SUPPORTED,
-    )
 
     async def delete(self, message_id: UUID, *, by: UUID, room_id: UUID | None = None) -> Message:
         """Delete the message. A tombstone stays, with its seq and `reply_to`, without content and metadata.
@@ -356,15 +235,11 @@ class Messages(Repository):
     ) -> list[Message | Exception]:
         ids, users, rooms, _ = zip(*deletions, strict=True)
         if len(deletions) > 1 or lock_wait is not None:
-            deleted = await self._executor.fetch_all(
-                self._DELETE_MANY, ids, users, lock_wait, rooms, deadline=deadline
-            )
+            deleted = await self._executor.fetch_all(DELETE_MANY, ids, users, lock_wait, rooms, deadline=deadline)
         elif rooms[0] is None:
-            deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], deadline=deadline)
+            deleted = await self._executor.fetch_all(DELETE, ids[0], users[0], deadline=deadline)
         else:
-            deleted = await self._executor.fetch_all(
-                self._DELETE_IN_ROOM, ids[0], users[0], rooms[0], deadline=deadline
-            )
+            deleted = await self._executor.fetch_all(DELETE_IN_ROOM, ids[0], users[0], rooms[0], deadline=deadline)
         return await self._outcomes(deletions, deleted, deadline)
 
     async def _change_message(
