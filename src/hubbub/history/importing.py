@@ -186,7 +186,7 @@ class Import:
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
             for user in created:
-                transaction.after_commit(partial(self._on_commit, UserChanged(user.id)))
+                transaction.after_commit(partial(self._on_commit, UserChanged(user.account.id)))
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -11,7 +10,6 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
 from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id, metadata_of
-from hubbub.models import UserKind
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import folded, not_deleted, username_key
 
@@ -62,16 +60,12 @@ UserKey = UUID | str
 
 
 class LineUser(NamedTuple):
-    """A user that a line refers to, as it is created if there is none."""
+    """A user that a line refers to: the account that is created if there is none, and its username."""
 
     key: UserKey
-    id: UUID
-    email: str | None
+    account: UserLine
     username: str
-    avatar_url: str | None
-    at: datetime
     renamed: Renamed | None
-    account: UserLine | None = None
 
 
 FIND = Statement(
@@ -147,32 +141,25 @@ class LineUsers:
         """Find the users of these lines and create the missing ones; returns those that it created.
 
         Users that the lines refer to by id alone are found only.
+
+        Raises: Conflict (a user can be neither found nor created).
         """
         if len(self._ids) > REMEMBERED_USERS:
             self.forget()
         users, ids = self._wanted(lines)
-        missing = await self._find(executor, users)
-        created = await self._create(executor, missing)
+        created, others = await self._create(executor, await self._find(executor, users))
         # The others were created by another transaction just now, or their username is taken.
-        keys = {one.key for one in created}
-        missing = await self._find(executor, [one for one in missing if one.key not in keys])
-        renamed = await self._create(executor, [_under_another_name(one) for one in missing])
-        keys = {one.key for one in renamed}
-        await self._refuse_unless_hidden(executor, [one.id for one in missing if one.key not in keys])
+        others = [_under_another_name(one) for one in await self._find(executor, others)]
+        renamed, others = await self._create(executor, others)
+        # Those left have to be accounts whose deletion is not finished: their lines have no user.
+        left = [one.account.id for one in others]
+        if left and len(await executor.fetch_all(HIDDEN, left)) < len(left):
+            raise Conflict("username")
         unknown = [id for id in ids if self.find(id) is None]
         absent = [None] * len(unknown)
         for ordinal, user_id in await executor.fetch_all(FIND, unknown, absent, absent, absent):
             self._ids[unknown[ordinal - 1]] = user_id
         return created + renamed
-
-    @staticmethod
-    async def _refuse_unless_hidden(executor: Executor, ids: list[UUID]) -> None:
-        """Users that could not be created are accounts whose deletion is not finished: their lines have no user.
-
-        Raises: Conflict (others).
-        """
-        if ids and len(await executor.fetch_all(HIDDEN, ids)) < len(ids):
-            raise Conflict("username")
 
     def _wanted(self, lines: Iterable[AnyLine]) -> tuple[list[LineUser], set[UUID]]:
         """The users that can be created from these lines, and the ids of the others."""
@@ -180,7 +167,7 @@ class LineUsers:
         ids: set[UUID | None] = {None}
         for line in lines:
             if isinstance(line, UserLine):
-                users[line.id] = _line_user(line.id, line.id, line.user, line.at, line)
+                users[line.id] = _line_user(line.id, line)
             elif isinstance(line, RoomLine):
                 ids |= {line.created_by, *(line.direct or ())}
             elif line.user is None:
@@ -189,48 +176,48 @@ class LineUsers:
                 key = line.user_id or line.user
                 if key not in users and self.find(key) is None:
                     id = line.user_id or derive_user_id(line.user)
-                    users[key] = _line_user(key, id, line.user, line.at, None)
+                    account = UserLine(at=line.at, id=id, user=line.user, email=f"{id.hex}@{NO_EMAIL}")
+                    users[key] = _line_user(key, account)
         return list(users.values()), {id for id in ids if id is not None}
 
     async def _find(self, executor: Executor, users: list[LineUser]) -> list[LineUser]:
         """Remember the users that exist; returns the others."""
-        emails = [None if one.email is None else inputs.folded(one.email) for one in users]
-        external_ids = [None if one.account is None else one.account.external_id for one in users]
+        accounts = [one.account for one in users]
+        emails = [None if one.email is None else inputs.folded(one.email) for one in accounts]
         names = [None if isinstance(one.key, UUID) else inputs.same_name(one.username) for one in users]
-        found = await executor.fetch_all(FIND, [one.id for one in users], emails, names, external_ids)
+        external_ids = [one.external_id for one in accounts]
+        found = await executor.fetch_all(FIND, [one.id for one in accounts], emails, names, external_ids)
         for ordinal, user_id in found:
             self._remember(users[ordinal - 1], user_id)
         ordinals = {ordinal for ordinal, _ in found}
         return [one for ordinal, one in enumerate(users, 1) if ordinal not in ordinals]
 
-    async def _create(self, executor: Executor, users: list[LineUser]) -> list[LineUser]:
+    async def _create(self, executor: Executor, users: list[LineUser]) -> tuple[list[LineUser], list[LineUser]]:
+        """The users that could be created, and the others."""
         if not users:
-            return []
-        columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in users), strict=True)
-        ids, emails, usernames, avatars, times = columns
-        keys = [inputs.stored_key(name) for name in usernames]
+            return [], []
         accounts = [one.account for one in users]
-        shown = [None if one is None else one.display_name for one in accounts]
-        inserted = await executor.fetch_all(
+        shown = [one.display_name for one in accounts]
+        new_ids = await executor.fetch_all(
             CREATE,
-            ids,
-            emails,
-            usernames,
-            avatars,
-            times,
+            [one.id for one in accounts],
+            [one.email for one in accounts],
+            [one.username for one in users],
+            [one.avatar_url for one in accounts],
+            [one.at for one in accounts],
             NO_LOGIN,
-            keys,
+            [inputs.stored_key(one.username) for one in users],
             shown,
             [None if name is None else inputs.search_key(name) for name in shown],
-            [None if one is None else metadata_of(one) for one in accounts],
-            [UserKind.PERSON if one is None else one.user_kind for one in accounts],
-            [None if one is None else one.external_id for one in accounts],
+            [metadata_of(one) for one in accounts],
+            [one.user_kind for one in accounts],
+            [one.external_id for one in accounts],
         )
-        new = set(inserted)
-        created = [one for one in users if one.id in new]
+        new = set(new_ids)
+        created = [one for one in users if one.account.id in new]
         for one in created:
-            self._remember(one, one.id)
-        return created
+            self._remember(one, one.account.id)
+        return created, [one for one in users if one.account.id not in new]
 
     def _remember(self, user: LineUser, user_id: UUID) -> None:
         self._ids[user.key] = user_id
@@ -238,22 +225,16 @@ class LineUsers:
             self._aliases[user.key] = user_id
 
 
-def _line_user(key: UserKey, id: UUID, nickname: str, at: datetime, account: UserLine | None) -> LineUser:
+def _line_user(key: UserKey, account: UserLine) -> LineUser:
+    nickname = account.user
     reason = why_refused(nickname)
-    username = inputs.username(nickname) if reason is None else marked(nickname, nickname)
-    return LineUser(
-        key,
-        id,
-        f"{id.hex}@{NO_EMAIL}" if account is None else account.email,
-        username,
-        None if account is None else account.avatar_url,
-        at,
-        renamed=None if reason is None else Renamed(nickname, username, reason),
-        account=account,
-    )
+    if reason is None:
+        return LineUser(key, account, inputs.username(nickname), renamed=None)
+    username = marked(nickname, nickname)
+    return LineUser(key, account, username, Renamed(nickname, username, reason))
 
 
 def _under_another_name(user: LineUser) -> LineUser:
-    username = marked(user.username, str(user.id))
+    username = marked(user.username, str(user.account.id))
     renamed = Renamed(user.username, username, "another user has this username, in this or another spelling")
     return user._replace(username=username, renamed=user.renamed or renamed)
