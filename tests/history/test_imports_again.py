@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
-from hubbub.history import History, Imported, derive_room_id, other_entries, source
-from hubbub.history.locked_rooms import Members, MemberSnapshot, Span
-from hubbub.history.other_entries import LATEST_OF_USERS
-from hubbub.history.replay import EVENTS_AT
+from hubbub.history import History, Imported, derive_room_id, existing, source
+from hubbub.history.existing import EVENTS_AT, LATEST_OF_USERS
+from hubbub.history.rooms import Members, MemberSnapshot, Span
 from hubbub.postgres import OpenTransaction, Pool, Statement, connect
 from plans import pages_touched
 
@@ -167,8 +166,8 @@ def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     lines: int = request.param
     monkeypatch.setattr(source, "BATCH_LINES", lines)
     if lines == 2:  # with few entries at a time
-        monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 2)
-        monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 5)
+        monkeypatch.setattr(existing, "SEQS_PER_BLOCK", 2)
+        monkeypatch.setattr(existing, "SEQS_PER_PAGE", 5)
     return lines
 
 
@@ -354,8 +353,8 @@ async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_tim
 ) -> None:
     """If each batch read all of them, the reads would take longer than the import itself."""
     monkeypatch.setattr(source, "BATCH_LINES", 50)
-    monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 500)
-    monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 3_000)
+    monkeypatch.setattr(existing, "SEQS_PER_BLOCK", 500)
+    monkeypatch.setattr(existing, "SEQS_PER_PAGE", 3_000)
     read: Counter[str] = Counter()
     fetch_all = OpenTransaction.fetch_all
 

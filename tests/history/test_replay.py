@@ -10,11 +10,10 @@ import pytest
 
 from hubbub import Hub, Message, PostgresSettings, Room, User
 from hubbub.events import LoggedEvent
+from hubbub.history.existing import LATEST, LATEST_OF_USERS, Existing, Latest
 from hubbub.history.lines import ChangeLine, EditLine, EventLine, JoinLine, Line, MemberChangeLine, MessageLine
-from hubbub.history.locked_rooms import LockedRoom, MemberSnapshot
-from hubbub.history.other_entries import LATEST, LATEST_OF_USERS, Latest
-from hubbub.history.replay import Existing, Replay
-from hubbub.history.room_log import RoomLog
+from hubbub.history.replay import Replay
+from hubbub.history.rooms import LockedRoom, MemberSnapshot, RoomLog
 from hubbub.history.users import LineUsers
 from hubbub.postgres import Pool, connect
 

@@ -25,7 +25,7 @@ from hubbub.history.lines import (
 from hubbub.models import Message, MessageType, Room, RoomUser, User, decode_stored
 from hubbub.postgres import OpenTransaction, Pool, Replicas, Statement
 from hubbub.repositories.rooms import direct_key
-from hubbub.sql import columns, message_bytes, not_deleted, readable
+from hubbub.sql import columns, message_bytes, not_deleted, readable, require
 
 ROWS_PER_PIECE: Final = 500
 """Entries of the log, or members, that become lines in one step of the event loop."""
@@ -149,15 +149,13 @@ USERS = Statement(
 _encode = msgspec.json.Encoder().encode
 
 
-async def export(pool: Pool, room_id: UUID, replicas: Replicas | None = None) -> AsyncGenerator[bytes, None]:
+async def export(pool: Pool, room_id: UUID, replicas: Replicas | None) -> AsyncGenerator[bytes, None]:
     """As `History.lines`."""
     if replicas is not None:
         pool = await replicas.pool()
     async with pool.transaction() as transaction:
         await transaction.use_one_snapshot()
-        room = await transaction.fetch_one(ROOM, room_id)
-        if room is None:
-            raise NotFound("room", room_id)
+        room = require(await transaction.fetch_one(ROOM, room_id), NotFound, "room", room_id)
         async for lines in _Export(transaction, room).run():
             yield b"".join(_encode(line) + b"\n" for line in lines)
 

@@ -21,11 +21,10 @@ from uuid import UUID
 from hubbub.background import jittered
 from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
+from hubbub.history.existing import OtherEntries, find_existing
 from hubbub.history.lines import Line, RoomLine, UserLine, room_id_of
-from hubbub.history.locked_rooms import Members, lock_rooms
-from hubbub.history.other_entries import OtherEntries
-from hubbub.history.replay import Replay, find_existing, store
-from hubbub.history.room_log import RoomLog
+from hubbub.history.replay import Replay, store
+from hubbub.history.rooms import Members, RoomLog, lock_rooms
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
 from hubbub.history.users import LineUser, LineUsers, Renamed
 from hubbub.postgres import Executor, Pool, Statement
@@ -104,7 +103,6 @@ class Import:
         self._other_entries = OtherEntries()
         self._watermarks = Watermarks()
         self._rejected_rooms: set[UUID] = set()
-        self._matched: set[tuple[UUID, int]] = set()  # the entries of lines in the batch before
         self._find_without_ids = False  # after a conflict, until a batch has no known lines
 
     async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
@@ -168,20 +166,16 @@ class Import:
             todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
             members = self._members
             snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
-            old = {room.id: snapshots[room.id] for room in rooms if not members.is_new(room)}
-            others = {room.id: members.others(room.id, room.last_seq) for room in rooms}
-            existing = await find_existing(
-                transaction,
-                todo,
-                old,
-                self._users,
-                self._matched,
-                others=others,
-                other_entries=self._other_entries,
-                without_ids=self._find_without_ids,
-            )
+            spans = {room.id: members.others(room.id, room.last_seq) for room in rooms}
+            others = {room_id: of_room for room_id, of_room in spans.items() if of_room}
+            existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
             existing.is_continued = self.state.continued_from > 0 or before is not None
-            logs = [RoomLog(room, snapshots[room.id], members.reached(room)) for room in rooms]
+            if others:
+                await self._other_entries.locate(
+                    transaction, existing, todo, self._users, snapshots, others=others
+                )
+            reached = {room_id: members.reached(room_id) for room_id in others}
+            logs = [RoomLog(room, snapshots[room.id], reached.get(room.id)) for room in rooms]
             replay = Replay(logs, self._users, existing)
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
@@ -190,7 +184,7 @@ class Import:
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
-        self._matched = existing.matched
+        self._other_entries.matched = existing.matched
         for room in replay.rooms.values():
             self._members.stored(room.id, room.start_seq, room.last_seq, room.reached)
         return before, created, replay

@@ -312,8 +312,8 @@ def _check_time(field: str, line: AnyLine) -> None:
 
 # Ids for what has none are derived from what is known, so that a line means the same in each import.
 
-# The 74 bits that a UUID has beside version and variant, of the 80 that follow its time, and the bits of these.
-_HASH_BITS: Final = (1 << 80) - 1 - (0xF << 76) - (0x3 << 62)
+# The bits of a UUID that have its version and variant.
+_FIXED_BITS: Final = (0xF << 76) | (0x3 << 62)
 _VERSION_7: Final = (7 << 76) | (2 << 62)
 _VERSION_8: Final = (8 << 76) | (2 << 62)
 
@@ -338,18 +338,20 @@ def derive_user_id(nickname: str) -> UUID:
     return _derive_id(f"user\0{_identity(nickname)}")
 
 
-def derive_message_id(line: MessageLine, nth: int) -> UUID:
-    """The id of the message on a line: a UUIDv7 of its time and a hash of its time, room, author and content.
+def message_id_of(line: MessageLine, nth: int) -> UUID:
+    """The id of the message on a line. Without one: a UUIDv7 of a hash of its time, room, author and content.
 
     `nth` counts the messages before it that are equal in all of these. Ids that ascend with time are inserted
     faster than random ones.
     """
+    if line.id is not None:
+        return line.id
     since = line.at - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     identity = f"{nth}\0{microseconds}\0{room_id_of(line).hex}\0{_author(line)}\0{line.content}"
     hashed = int.from_bytes(sha256(identity.encode()).digest()[:10])
     milliseconds = max(microseconds // 1_000, 0)
-    return FastUUID(((milliseconds << 80) | (hashed & _HASH_BITS) | _VERSION_7).to_bytes(16))
+    return FastUUID(((milliseconds << 80) | (hashed & ~_FIXED_BITS) | _VERSION_7).to_bytes(16))
 
 
 def _author(line: MessageLine) -> str:
@@ -384,4 +386,4 @@ def room_id_of(line: Line) -> UUID:
 
 def _derive_id(name: str) -> UUID:
     hashed = int.from_bytes(sha256(f"hubbub\0{name}".encode()).digest()[:16])
-    return FastUUID((hashed & ~((0xF << 76) | (0x3 << 62)) | _VERSION_8).to_bytes(16))
+    return FastUUID((hashed & ~_FIXED_BITS | _VERSION_8).to_bytes(16))
