@@ -19,10 +19,11 @@ import msgspec
 from hubbub.cli.demo.report import Section
 from hubbub.cli.terminal import printable
 from hubbub.events import MEMBER_KINDS
-from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_room_id, derive_user_id, read_lines
+from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_user_id, read_lines
+from hubbub.history.lines import room_id_of
 from hubbub.hub import Hub
 from hubbub.log_checks import LogEntry
-from hubbub.models import Message, User
+from hubbub.models import Message
 from hubbub.postgres import Pool, Statement
 from hubbub.settings import Settings
 
@@ -201,10 +202,9 @@ async def load(context: Context, title: str, lines: Iterator[PlainLine], refusal
 async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
     users: dict[str, UUID] = {}
     for line in lines:
-        nickname, room = line.user or "", context.expect_room(derive_room_id(line.room or ""))
+        nickname, room = line.user or "", context.expect_room(room_id_of(line))
         if nickname not in users:
-            user = await find_user(context.hub, nickname)
-            users[nickname] = user.id if user else derive_user_id(nickname)
+            users[nickname] = await user_id_of(context.hub, nickname)
         if isinstance(line, LeaveLine):
             room.leave(users[nickname])
         else:
@@ -215,10 +215,11 @@ async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
     context.users += dict.fromkeys(users.values())
 
 
-async def find_user(hub: Hub, nickname: str) -> User | None:
-    """The account of a nickname.
+async def user_id_of(hub: Hub, nickname: str) -> UUID:
+    """The id of an imported user.
 
     A nickname in another form, as with a decomposed letter, is the user who has it as their username.
     """
-    made = derive_user_id(nickname)
-    return (await hub.users.get_many([made])).get(made) or await hub.users.find_by_username(nickname)
+    derived = derive_user_id(nickname)
+    found = (await hub.users.get_many([derived])).get(derived) or await hub.users.find_by_username(nickname)
+    return derived if found is None else found.id

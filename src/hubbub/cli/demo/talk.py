@@ -68,14 +68,6 @@ async def run(context: Context) -> Section:
         # The choices of each user are the same in every run; only how they interleave is not.
         talkers += [Talker(context, section, ids, id, rooms, Random(start + n)) for n, id in enumerate(group)]
 
-    async def talk() -> None:
-        begin = perf_counter()
-        await gather(talker.talk() for talker in talkers)
-        section.total("calls", section.calls, perf_counter() - begin)
-        await log_in(context, section)
-        await publish(context, section)
-        await read_cached_pages(context, section)
-
     # The followers have a hub of their own, as in another process.
     async with Hub(context.settings) as other_hub, task_group() as tasks:
         followers = [
@@ -86,7 +78,12 @@ async def run(context: Context) -> Section:
         watch = hub.presence.watch(), hub.realtime.publish_user_presence
         # Typing lasts seconds, and the talk is the whole load: only the end of the typing is beside it.
         async with expect_changes(section, PRESENCE, *watch, ids), type_in_a_room(context, section):
-            await talk()
+            begin = perf_counter()
+            await gather(talker.talk() for talker in talkers)
+            section.total("calls", section.calls, perf_counter() - begin)
+            await log_in(context, section)
+            await publish(context, section)
+            await read_cached_pages(context, section)
         await until(lambda: all(follower.has_all(context.rooms) for follower in followers))
         for task in following:
             task.cancel()

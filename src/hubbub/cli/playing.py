@@ -17,11 +17,11 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.cli.demo.expected import PlainLine, find_user
-from hubbub.errors import Invalid, NotFound
-from hubbub.history import JoinLine, LeaveLine, derive_room_id
+from hubbub.cli.demo.expected import PlainLine, user_id_of
+from hubbub.errors import Invalid
+from hubbub.history import JoinLine, LeaveLine, MessageLine
+from hubbub.history.lines import room_id_of
 from hubbub.hub import Hub
-from hubbub.sql import require
 
 PLAYED: Final = 200
 """The last lines of the log are played, at most half of it. All before them is history."""
@@ -32,7 +32,7 @@ PAUSE_SECONDS: Final = (0.2, 1.5)
 VISITORS: Final = {"visitor": "A visitor", "visitor-2": "Another visitor"}
 """The users of the two windows, who are members of all rooms of the log. The numbers keep their names apart."""
 
-PACKAGE: Final = Path(__file__).parents[2]
+PACKAGE: Final = Path(__file__).parents[1]
 
 
 def serve(lines: Iterable[PlainLine], *, port: int, opens: bool, parent: Path | None) -> None:
@@ -57,7 +57,6 @@ class Player:
                 self._history.write(msgspec.json.encode(self._played.popleft()) + b"\n")
         self._history.seek(0)
         self._users: dict[str, UUID] = {}
-        self._rooms: dict[str, UUID] = {}
         self._random = Random(0)
 
     async def fill(self, hub: Hub) -> Sequence[str]:
@@ -67,14 +66,12 @@ class Player:
             (line.room, line.user): JoinLine(at=line.at, room=line.room, user=line.user) for line in self._played
         }
         await hub.history.load(io.BytesIO(b"".join(msgspec.json.encode(line) + b"\n" for line in joins.values())))
-        for line in self._played:
-            self._rooms[line.room or ""] = derive_room_id(line.room or "")
-            if line.user not in self._users:
-                user = await find_user(hub, line.user or "")
-                self._users[line.user or ""] = require(user, NotFound, "user", line.user or "").id
+        for nickname in dict.fromkeys(line.user or "" for line in self._played):
+            self._users[nickname] = await user_id_of(hub, nickname)
+        room_ids = dict.fromkeys(map(room_id_of, self._played))
         for number, (username, display_name) in enumerate(VISITORS.items()):
             user = await hub.users.create(f"{number}@example.org", username, "!", display_name=display_name)
-            for room_id in self._rooms.values():
+            for room_id in room_ids:
                 await hub.room_users.add(room_id, user.id)
         return list(VISITORS)
 
@@ -89,14 +86,12 @@ class Player:
                 await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
 
     async def _write(self, hub: Hub, line: PlainLine) -> None:
-        room_id, user_id = self._rooms[line.room or ""], self._users[line.user or ""]
-        match line:
-            case JoinLine():
-                await hub.room_users.add(room_id, user_id)
-            case LeaveLine():
-                await hub.room_users.remove(room_id, user_id)
-            case _:
-                await hub.room_users.add(room_id, user_id)
-                await hub.typing.start(room_id, user_id)
-                await asyncio.sleep(TYPING_SECONDS)
-                await hub.messages.send(room_id, user_id, line.content)
+        room_id, user_id = room_id_of(line), self._users[line.user or ""]
+        if isinstance(line, LeaveLine):
+            await hub.room_users.remove(room_id, user_id)
+            return
+        await hub.room_users.add(room_id, user_id)
+        if isinstance(line, MessageLine):
+            await hub.typing.start(room_id, user_id)
+            await asyncio.sleep(TYPING_SECONDS)
+            await hub.messages.send(room_id, user_id, line.content)
