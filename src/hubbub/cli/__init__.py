@@ -30,8 +30,6 @@ COMMANDS = {
     "say": ("hubbub.cli.rooms:say", "Send messages to a room, and show new ones."),
     "sessions": ("hubbub.cli.users:sessions", "Show the sessions of a user, and end them."),
 }
-
-
 """The import path of each command, and its line in the help of `hubbub`."""
 
 

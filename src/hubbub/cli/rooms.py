@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 from uuid import UUID
 
@@ -59,17 +59,13 @@ async def _list(chat: Hub, prefix: str, user: str | None) -> list[str]:
         listed = await (chat.rooms.search(prefix, limit=limit) if prefix else chat.rooms.public(limit=limit))
         found, has_more = listed.items, listed.has_more
     found = [room for room in found if inputs.folded(room.name).startswith(inputs.folded(prefix))]
-    lines = await _lines_of(chat, found)
+    counts = await chat.room_users.member_counts([room.id for room in found], cap=COUNTED)
+    lines = [
+        f"{room.id}  {_members(counts[room.id]):>14}  {_kind(room):7}  {printable(room.name)}" for room in found
+    ]
     if has_more:
         lines.append(f"the first {limit} rooms; there are more")
     return lines or ["no rooms"]
-
-
-async def _lines_of(chat: Hub, found: Iterable[Room]) -> list[str]:
-    counts = await chat.room_users.member_counts([room.id for room in found], cap=COUNTED)
-    return [
-        f"{room.id}  {_members(counts[room.id]):>14}  {_kind(room):7}  {printable(room.name)}" for room in found
-    ]
 
 
 async def _describe(chat: Hub, room_name: str) -> list[str]:

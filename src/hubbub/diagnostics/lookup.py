@@ -17,24 +17,21 @@ async def find_user(chat: Hub, user: str) -> User:
     Raises: NotFound, Invalid (it is a name of one user and the external id of another).
     """
 
-    async def find_by_id(user: str) -> User | None:
+    with suppress(Invalid):  # not an id
         id = inputs.uuid("user", user)
-        return (await chat.users.get_many([id])).get(id)
-
+        if (by_id := (await chat.users.get_many([id])).get(id)) is not None:
+            return by_id
     find_by_name = chat.users.find_by_email if "@" in user else chat.users.find_by_username
     found: list[User] = []
-    for finds in ([find_by_id], [find_by_name, chat.users.find_by_external_id]):
-        for find in finds:
-            with suppress(Invalid):  # it does not have the form of one
-                if (one := await find(user)) is not None:
-                    found.append(one)
-        if found:
-            break
+    for find in (find_by_name, chat.users.find_by_external_id):
+        with suppress(Invalid):  # it does not have the form of one
+            if (one := await find(user)) is not None:
+                found.append(one)
     if not found:
         raise NotFound("user", user)
-    if len({one.id for one in found}) > 1:
-        named, external = found
-        raise Invalid("user", f"is a name of {named.id} and the external id of {external.id}: use an id")
+    if found[0].id != found[-1].id:
+        reason = f"is a name of {found[0].id} and the external id of {found[1].id}: use an id"
+        raise Invalid("user", reason)
     return found[0]
 
 
