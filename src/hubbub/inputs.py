@@ -170,6 +170,11 @@ def display_name(value: object) -> str | None:
     return None if value is None else _name("display_name", value, DISPLAY_NAME_LENGTH)
 
 
+def description(value: object) -> str | None:
+    """None, or the description of a room: up to 4,000 characters."""
+    return None if value is None else text("description", value, longest=DESCRIPTION_LENGTH, shortest=0)
+
+
 def _name(field: str, value: object, longest: int) -> str:
     name = text(field, value, longest=longest)  # first: a long run of accents is slow to normalise
     name = text(field, normalize("NFC", name), longest=longest)  # again: it can become longer

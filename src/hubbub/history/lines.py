@@ -153,7 +153,7 @@ class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False,
     def check(self) -> None:
         super().check()
         inputs.imported_text("name", self.name, longest=inputs.ROOM_NAME_LENGTH)
-        _check_description(self.description)
+        inputs.description(self.description)
         if self.metadata is not msgspec.UNSET:
             inputs.metadata(self.metadata)
 
@@ -225,7 +225,7 @@ class RoomLine(
     def check(self) -> None:
         metadata_of(self)
         _check_name("room", self.room, inputs.ROOM_NAME_LENGTH)
-        _check_description(self.description)
+        inputs.description(self.description)
         _check_time("updated_at", self)
         if self.direct is not None and (self.direct[0] == self.direct[1] or not self.is_private):
             raise Invalid("direct", "must be two different users, and the room private")
@@ -288,11 +288,6 @@ def metadata_of(line: MessageLine | MemberLine | UserLine | RoomLine) -> str | N
         raise Invalid("metadata", "is nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the line was read without a look at it
         raise Invalid("metadata", "is not JSON in UTF-8, or has a number that is out of range") from error
-
-
-def _check_description(description: str | None) -> None:
-    if description is not None:
-        inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)
 
 
 def _check_time(field: str, line: AnyLine) -> None:

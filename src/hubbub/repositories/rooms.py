@@ -151,7 +151,7 @@ class Rooms(Repository):
             self._CREATE,
             room_id,
             inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
-            _description(description),
+            inputs.description(description),
             inputs.flag("is_private", is_private),
             created_by,
             _keeps_receipts(keeps_receipts),
@@ -256,7 +256,7 @@ class Rooms(Repository):
             return await self.get(room_id, as_user=as_user)
         room_id, viewer = inputs.uuid("room_id", room_id), inputs.viewer(as_user)
         name = None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH)
-        description = _description(description)
+        description = inputs.description(description)
         is_private = None if is_private is None else inputs.flag("is_private", is_private)
         by = viewer if by is None else inputs.uuid("by", by)
         receipts = None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts)
@@ -581,12 +581,6 @@ class Rooms(Repository):
 
 def _not_an_admin(role: str | None, room_id: UUID, user_id: UUID, action: str) -> HubbubError:
     return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it needs the role admin")
-
-
-def _description(description: str | None) -> str | None:
-    if description is None:
-        return None
-    return inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)
 
 
 def _keeps_receipts(keeps_receipts: bool | None) -> bool | None:
