@@ -166,8 +166,7 @@ class Import:
             todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
             members = self._members
             snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
-            spans = {room.id: members.others(room.id, room.last_seq) for room in rooms}
-            others = {room_id: of_room for room_id, of_room in spans.items() if of_room}
+            others = {room.id: spans for room in rooms if (spans := members.others(room.id, room.last_seq))}
             existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
             existing.is_continued = self.state.continued_from > 0 or before is not None
             if others:

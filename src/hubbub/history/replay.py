@@ -15,14 +15,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid
-from hubbub.history.existing import (
-    Existing,
-    ExistingMessage,
-    event_of,
-    is_about_message,
-    subject_of,
-    was_changed,
-)
+from hubbub.history.existing import Existing, ExistingMessage, event_of, is_about_message, subject_of, was_changed
 from hubbub.history.lines import (
     AnyLine,
     EventLine,

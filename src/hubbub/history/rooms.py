@@ -103,8 +103,8 @@ async def lock_rooms(
             if wanted.get(room_id) is None:
                 wanted[room_id] = None if line.room is None else RoomLine(id=room_id, room=line.room, at=line.at)
     locked = await executor.fetch_all(LOCK, [id for id in wanted if id not in rejected_rooms])
-    found = {room.id for room in locked}
-    missing = [room for id, room in wanted.items() if room is not None and id not in found | rejected_rooms]
+    locked_or_rejected = rejected_rooms | {room.id for room in locked}
+    missing = [room for id, room in wanted.items() if room is not None and id not in locked_or_rejected]
     if not missing:
         return locked
     await _create(executor, missing, users)
