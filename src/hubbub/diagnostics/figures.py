@@ -15,7 +15,7 @@ from uuid import UUID
 from hubbub.background import wait_at_most
 from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.migrations import verify
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Executor, Statement, uuid_of
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.expiring_sets import BUCKETS
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
@@ -224,7 +224,7 @@ async def ask_postgres(executor: Executor) -> StoredFigures:
 
 def _first_id(at: float) -> UUID:
     """The lowest UUID of version 7 of this time, in seconds since 1970."""
-    return UUID(int=round(at * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
+    return uuid_of(7, round(at * 1000) << 80)
 
 
 class SlowStatement(NamedTuple):

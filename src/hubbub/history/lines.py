@@ -20,7 +20,7 @@ import msgspec
 from hubbub import events, inputs
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role, UserKind
-from hubbub.postgres import FastUUID
+from hubbub.postgres import uuid_of
 
 LONGEST_LINE: Final = 1 << 20
 """In bytes. A message of 65,536 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
@@ -307,11 +307,6 @@ def _check_time(field: str, line: AnyLine) -> None:
 
 # Ids for what has none are derived from what is known, so that a line means the same in each import.
 
-# The bits of a UUID that have its version and variant.
-_FIXED_BITS: Final = (0xF << 76) | (0x3 << 62)
-_VERSION_7: Final = (7 << 76) | (2 << 62)
-_VERSION_8: Final = (8 << 76) | (2 << 62)
-
 
 @lru_cache(maxsize=DISTINCT_NAMES)
 def derive_room_id(name: str) -> UUID:
@@ -346,7 +341,7 @@ def message_id_of(line: MessageLine, nth: int) -> UUID:
     identity = f"{nth}\0{microseconds}\0{room_id_of(line).hex}\0{_author(line)}\0{line.content}"
     hashed = int.from_bytes(sha256(identity.encode()).digest()[:10])
     milliseconds = max(microseconds // 1_000, 0)
-    return FastUUID(((milliseconds << 80) | (hashed & ~_FIXED_BITS) | _VERSION_7).to_bytes(16))
+    return uuid_of(7, milliseconds << 80 | hashed)
 
 
 def _author(line: MessageLine) -> str:
@@ -380,5 +375,4 @@ def room_id_of(line: Line) -> UUID:
 
 
 def _derive_id(name: str) -> UUID:
-    hashed = int.from_bytes(sha256(f"hubbub\0{name}".encode()).digest()[:16])
-    return FastUUID((hashed & ~_FIXED_BITS | _VERSION_8).to_bytes(16))
+    return uuid_of(8, int.from_bytes(sha256(f"hubbub\0{name}".encode()).digest()[:16]))

@@ -16,6 +16,7 @@ from hubbub.postgres.statement import (
     Statement,
     as_fast_uuid,
     not_supported,
+    uuid_of,
 )
 from hubbub.postgres.transaction import OpenTransaction, Record
 
@@ -41,4 +42,5 @@ __all__ = [
     "key_of_account",
     "key_of_value",
     "not_supported",
+    "uuid_of",
 ]

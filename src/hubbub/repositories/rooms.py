@@ -18,7 +18,7 @@ from hubbub.deletions import DELETE_ROOM, HIDE, Deletion, check_outside_transact
 from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement, key_of_value
+from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement, key_of_value, uuid_of
 from hubbub.repository import Repository
 from hubbub.sql import (
     acting_admin,
@@ -75,9 +75,7 @@ def direct_id(key: bytes) -> UUID:
 
     By its id it is unique also in a database that is distributed by rooms, which keeps no other column unique.
     """
-    bits = int.from_bytes(key[:16])
-    version, variant = 0xF << 76, 0b11 << 62
-    return UUID(int=bits & ~version & ~variant | 8 << 76 | 0b10 << 62)
+    return uuid_of(8, int.from_bytes(key[:16]))
 
 
 class Rooms(Repository):
