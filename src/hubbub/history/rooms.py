@@ -182,6 +182,7 @@ class Members:
         self._ends: dict[UUID, int] = {}  # the heads of the rooms, as this import has left them
         self._others: dict[UUID, list[Span]] = {}  # up to there, the entries that are not of this import
         self._reached: dict[UUID, dict[UUID, Reached]] = {}  # in all other rooms
+        self._remembered = 0  # memberships in them
 
     def others(self, room_id: UUID, last_seq: int) -> list[Span]:
         """The entries of a locked room that are not of this import: those that lines may be known from."""
@@ -202,9 +203,11 @@ class Members:
             self._others[room_id] = others
         self._ends[room_id] = last_seq
         if reached:
+            self._remembered += len(reached) - len(self._reached.get(room_id, ()))
             self._reached[room_id] = reached
-            if sum(map(len, self._reached.values())) > REMEMBERED_MEMBERSHIPS:
+            if self._remembered > REMEMBERED_MEMBERSHIPS:
                 self._reached.clear()
+                self._remembered = 0
 
     def forget(self) -> None:
         """Have all memberships looked up again."""
