@@ -12,7 +12,7 @@ from faults.callers import calling
 from faults.chat import Chat, Fault
 from faults.figures import Figures
 from faults.fragile import FragileServers
-from hubbub.migrations.scripts import steps
+from hubbub.migrations.revisions import steps
 from hubbub.postgres import connect
 
 EVERY_SECONDS = 0.25

@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from commands import execute
 from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Unavailable, migrations
 from hubbub.cli import main
-from hubbub.migrations.grants import Limits, quoted
-from hubbub.migrations.revisions import RIGHTS
+from hubbub.migrations.grants import RIGHTS, Limits, quoted
 from hubbub.postgres import TABLES, connect
 from rights import ROLE, as_role
 from sql.package import statements

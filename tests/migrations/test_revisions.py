@@ -10,7 +10,7 @@ import pytest
 
 from hubbub import Invalid, PostgresSettings, SchemaMismatch, migrations
 from hubbub.migrations import HEAD, REVISIONS, Timeouts, revisions, verify
-from hubbub.migrations.scripts import VERSIONS
+from hubbub.migrations.revisions import VERSIONS
 from hubbub.postgres import Pool
 from migrations.filled import fill
 

@@ -8,8 +8,7 @@ from itertools import pairwise
 import pytest
 
 from hubbub.migrations import REVISIONS
-from hubbub.migrations.revisions import previous
-from hubbub.migrations.scripts import VERSIONS, Direction, Index, Refusal, Step, script, steps
+from hubbub.migrations.revisions import VERSIONS, Direction, Index, Refusal, Step, previous, script, steps
 
 BOTH: tuple[Direction, Direction] = ("up", "down")
 EVERY_SCRIPT = [(direction, revision) for direction in BOTH for revision in REVISIONS]

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from commands import execute
 from hubbub import PostgresSettings, Settings, Unavailable, migrations
-from hubbub.migrations import REVISIONS, scripts
+from hubbub.migrations import REVISIONS, revisions
 from hubbub.migrations.distribution import ROOM_OF
 from hubbub.postgres import NOT_SUPPORTED, Statement, connect
 from hubbub.postgres.connection import Connection
@@ -251,7 +251,7 @@ def test_revision_adds_a_constraint_by_a_statement_of_its_own() -> None:
     found = {
         revision
         for revision in REVISIONS
-        for step in scripts.steps("up", revision)
+        for step in revisions.steps("up", revision)
         if step.sql.startswith("ALTER TABLE") and _adds_constraint_beside(step.sql)
     }
     before_the_rule = {revision for revision in found if revision <= "0020"}

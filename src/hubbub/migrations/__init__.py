@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hubbub.errors import Invalid
-from hubbub.migrations import revisions, scripts
+from hubbub.migrations import revisions
 from hubbub.migrations.distribution import is_begun, is_distributed
 from hubbub.migrations.grants import Limits, grant
 from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
@@ -130,7 +130,7 @@ async def restored(settings: PostgresSettings, *, timeouts: Timeouts = USUAL_TIM
     """
     if await _is_distributed(settings):
         return False
-    return await renumber(settings, timeouts) is not None
+    return await renumber(settings, timeouts)
 
 
 async def status(settings: PostgresSettings) -> Status:
@@ -170,15 +170,15 @@ def sql(
     if schema != "public" and direction == "up" and start is None:
         into = f"CREATE SCHEMA IF NOT EXISTS {schema};\n\n{into}"
     if direction == "up":
-        return into + scripts.script("up", to_apply(start, revision or "head"))
-    return into + scripts.script("down", to_undo(start or HEAD, revision or "base"))
+        return into + revisions.script("up", to_apply(start, revision or "head"))
+    return into + revisions.script("down", to_undo(start or HEAD, revision or "base"))
 
 
 def describe(revision: str) -> Revision:
     """The purpose of a revision, and the data that undoing it deletes. Raises: Invalid (an unknown revision)."""
     revisions.ordinal(revision)
-    loss = scripts.first_comment("down", revision).removeprefix("Deletes: ")
-    return Revision(revision, scripts.first_comment("up", revision), loss)
+    loss = revisions.first_comment("down", revision).removeprefix("Deletes: ")
+    return Revision(revision, revisions.first_comment("up", revision), loss)
 
 
 async def _is_distributed(settings: PostgresSettings) -> bool:

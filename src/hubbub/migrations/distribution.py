@@ -13,7 +13,8 @@ each node has transaction ids of its own.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ from hubbub.migrations.revisions import HEAD, verify
 from hubbub.migrations.runner import Session, Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
-from hubbub.postgres.errors import FAILURES, to_error
+from hubbub.postgres.errors import FAILURES, first_line, to_error
 from hubbub.postgres.statement import DIGITS, functions
 from hubbub.settings import PostgresSettings
 
@@ -94,7 +95,7 @@ class Step(NamedTuple):
     locks: str
     sql: str
     probe: str
-    is_beginning: bool
+    is_beginning: bool = False
     """Whether the probe is true only once distribution has begun."""
     needs_no_writers: bool = True
     is_optional: bool = False
@@ -188,30 +189,28 @@ _OBSTACLES: Final = Statement(
 
 def steps(schema: str, shards: int = FEWEST_SHARDS) -> list[Step]:
     """All steps, in their order. Their tables are found by the search path, and by their probes in `schema`."""
-    removing, restoring = _remove(schema), _restore(schema)
-    return [_show_shards(), *removing, *_distribute(schema, shards), *restoring, *_make_functions(schema)]
+    beginning = [step._replace(is_beginning=True) for step in (*_remove(schema), *_distribute(schema, shards))]
+    return [_show_shards(), *beginning, *_restore(schema), *_make_functions(schema)]
 
 
 def _table(schema: str, table: str) -> str:
     return f"'{schema}.{table}'::regclass"
 
 
-def _has(schema: str, table: str, constraint: str, definition: str = "") -> str:
-    text = f" AND pg_get_constraintdef(oid) LIKE '{definition}%'" if definition else ""
-    return (
-        f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_table(schema, table)} "
-        f"AND conname = '{constraint}'{text})"
-    )
+def _has(schema: str, table: str, constraint: str, *conditions: str) -> str:
+    found = (f"conrelid = {_table(schema, table)}", f"conname = '{constraint}'", *conditions)
+    return f"EXISTS (SELECT FROM pg_constraint WHERE {' AND '.join(found)})"
+
+
+def _begins_with(definition: str) -> str:
+    return f"pg_get_constraintdef(oid) LIKE '{definition}%'"
 
 
 def _refers(schema: str, table: str, constraint: str, key: str) -> str:
     """Whether the foreign key is there, with its columns and with what it does on a deletion."""
     columns, _, rest = key.partition(" REFERENCES ")
-    return (
-        f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_table(schema, table)} AND conname = '{constraint}' "
-        f"AND pg_get_constraintdef(oid) LIKE '{columns}%' "
-        f"AND confdeltype = '{_ACTIONS[rest.partition(' ON DELETE ')[2]]}')"
-    )
+    action = _ACTIONS[rest.partition(" ON DELETE ")[2]]
+    return _has(schema, table, constraint, _begins_with(columns), f"confdeltype = '{action}'")
 
 
 def _referred(key: str) -> str:
@@ -253,7 +252,6 @@ def _show_shards() -> Step:
         $$
         """,
         _SHOWS_SHARDS,
-        is_beginning=False,
         needs_no_writers=False,
         is_optional=True,
     )
@@ -261,45 +259,38 @@ def _show_shards() -> Step:
 
 def _remove(schema: str) -> Iterator[Step]:
     """The steps that remove or replace the parts of the schema that Citus refuses."""
-
-    def step(title: str, table: str, sql: str, probe: str) -> Step:
-        return Step(title, table, sql, probe, is_beginning=True)
-
     for name, rule in RULES.items():
         sql = f"ALTER TABLE rooms ADD CONSTRAINT {name} CHECK ({rule})"
-        yield step(f"add {name}, in place of a trigger", "rooms", sql, _has(schema, "rooms", name))
+        yield Step(f"add {name}, in place of a trigger", "rooms", sql, _has(schema, "rooms", name))
     trigger = f"tgrelid = {_table(schema, 'rooms')} AND tgname = 'hubbub_check_room'"
     gone = f"NOT EXISTS (SELECT FROM pg_trigger WHERE {trigger})"
-    yield step("drop the trigger of rooms", "rooms", "DROP TRIGGER hubbub_check_room ON rooms", gone)
+    yield Step("drop the trigger of rooms", "rooms", "DROP TRIGGER hubbub_check_room ON rooms", gone)
     for table, name, locks in (
         ("rooms", "rooms_direct_key_key", "rooms"),
         ("room_users", "room_users_last_read_message_id_fkey", "room_users, messages"),
     ):
         sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}"
-        yield step(f"drop {name}", locks, sql, f"NOT {_has(schema, table, name)}")
+        yield Step(f"drop {name}", locks, sql, f"NOT {_has(schema, table, name)}")
     for (table, name), key in FOREIGN_KEYS.items():
         # Some are added again afterwards.
         distributed = _is_distributed(schema, "users" if table == "hubbub_sessions" else table)
         comes_back = f"{distributed} AND {_refers(schema, table, name, key)}"
         probe = f"(({comes_back}) OR NOT {_has(schema, table, name)})"
-        yield step(
-            f"drop {name}", f"{table}, {_referred(key)}", f"ALTER TABLE {table} DROP CONSTRAINT {name}", probe
-        )
+        sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}"
+        yield Step(f"drop {name}", f"{table}, {_referred(key)}", sql, probe)
     for (table, name), key in _KEYS.items():
         sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {key}"
-        yield step(f"make {name} {key}", table, sql, _has(schema, table, name, key))
+        yield Step(f"make {name} {key}", table, sql, _has(schema, table, name, _begins_with(key)))
     for name, on in _INDEXES.items():
         probe = f"to_regclass('{schema}.{name}') IS NOT NULL"
-        yield step(f"make {name}", on.partition(" ")[0], f"CREATE INDEX {name} ON {on}", probe)
+        yield Step(f"make {name}", on.partition(" ")[0], f"CREATE INDEX {name} ON {on}", probe)
     for table in ("messages", "room_events"):
-        default = f"adrelid = {_table(schema, table)} AND attname = 'transaction_id'"
         probe = (
             "NOT EXISTS (SELECT FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum "
-            f"WHERE {default})"
+            f"WHERE adrelid = {_table(schema, table)} AND attname = 'transaction_id')"
         )
         sql = f"ALTER TABLE {table} ALTER COLUMN transaction_id DROP DEFAULT"
-        description = f"stop filling transaction_id of {table}, which only `hub.changes` uses"
-        yield step(description, table, sql, probe)
+        yield Step(f"stop filling transaction_id of {table}, which only `hub.changes` uses", table, sql, probe)
 
 
 _COPIED: Final = "in place of is_online and last_seen of users"
@@ -313,17 +304,16 @@ def _distribute(schema: str, shards: int) -> Iterator[Step]:
         f"COMMENT ON TABLE hubbub_presence IS '{_COPIED}'"
     )
     probe = f"obj_description({_table(schema, 'hubbub_presence')}, 'pg_class') IS NOT DISTINCT FROM '{_COPIED}'"
-    yield Step("copy presence to a table of the coordinator", "hubbub_presence", sql, probe, is_beginning=True)
+    yield Step("copy presence to a table of the coordinator", "hubbub_presence", sql, probe)
     for table in REFERENCE:
         sql = f"SELECT create_reference_table('{table}')"
-        yield Step(f"copy {table} to each node", table, sql, _is_distributed(schema, table), is_beginning=True)
+        yield Step(f"copy {table} to each node", table, sql, _is_distributed(schema, table))
     for table, column in ROOM_OF.items():
         # Not beside tables of the application that have as many shards: these could not move without rooms.
         of_rooms = f", colocate_with := 'none', shard_count := {shards}"
         with_rooms = of_rooms if table == "rooms" else ", colocate_with := 'rooms'"
         sql = f"SELECT create_distributed_table('{table}', '{column}'{with_rooms})"
-        probe = _is_distributed(schema, table)
-        yield Step(f"distribute {table} by {column}", table, sql, probe, is_beginning=True)
+        yield Step(f"distribute {table} by {column}", table, sql, _is_distributed(schema, table))
 
 
 def _restore(schema: str) -> Iterator[Step]:
@@ -331,14 +321,13 @@ def _restore(schema: str) -> Iterator[Step]:
     for table in (*reversed(ROOM_OF), *REFERENCE):
         sql = f"SELECT truncate_local_data_after_distributing_table('{table}')"
         probe = f"pg_relation_size({_table(schema, table)}) = 0"
-        yield Step(f"delete the rows of {table} that were copied", table, sql, probe, is_beginning=False)
+        yield Step(f"delete the rows of {table} that were copied", table, sql, probe)
     for (table, name), key in FOREIGN_KEYS.items():
         title = f"add {name}"
         if table not in ROOM_OF:
             title += f", with which {table} becomes a table that Citus manages"
         sql = f"ALTER TABLE {table} ADD CONSTRAINT {name} {key}"
-        locks, probe = f"{table}, {_referred(key)}", _refers(schema, table, name, key)
-        yield Step(title, locks, sql, probe, is_beginning=False)
+        yield Step(title, f"{table}, {_referred(key)}", sql, _refers(schema, table, name, key))
 
 
 def _make_functions(schema: str) -> Iterator[Step]:
@@ -347,7 +336,7 @@ def _make_functions(schema: str) -> Iterator[Step]:
         in_schema = f" LANGUAGE plpgsql SET search_path = {schema}, pg_temp "
         sql = f"CREATE OR REPLACE FUNCTION {name}{definition.replace(' LANGUAGE plpgsql ', in_schema)}"
         probe = f"EXISTS (SELECT FROM pg_proc WHERE {found})"
-        yield Step(f"make {name}", "no table", sql, probe, is_beginning=False, needs_no_writers=False)
+        yield Step(f"make {name}", "no table", sql, probe, needs_no_writers=False)
         sql = (
             "SELECT create_distributed_function(oid::regprocedure, 'room', colocate_with := 'rooms') "  # noqa: S608 - names of ours
             f"FROM pg_proc WHERE {found}"
@@ -356,8 +345,7 @@ def _make_functions(schema: str) -> Iterator[Step]:
             "EXISTS (SELECT FROM pg_dist_object JOIN pg_proc ON pg_proc.oid = pg_dist_object.objid "
             f"WHERE classid = 'pg_proc'::regclass AND distribution_argument_index IS NOT NULL AND {found})"
         )
-        title = f"run {name} on the node of its room"
-        yield Step(title, "no table", sql, probe, is_beginning=False, needs_no_writers=False)
+        yield Step(f"run {name} on the node of its room", "no table", sql, probe, needs_no_writers=False)
 
 
 async def is_begun(executor: Executor) -> bool:
@@ -410,12 +398,7 @@ async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
     return found or []
 
 
-async def plan(
-    settings: PostgresSettings,
-    shards: int | None = None,
-    *,
-    timeouts: Timeouts | None = None,
-) -> Plan:
+async def plan(settings: PostgresSettings, shards: int | None = None, *, timeouts: Timeouts | None = None) -> Plan:
     """The steps that are left. Changes nothing, and keeps other migrations waiting meanwhile.
 
     It waits for the end of another run or migration, for `timeouts.migration_lock_seconds`. A run that
@@ -423,8 +406,8 @@ async def plan(
     Raises: Invalid (the database has no Citus with nodes, or something of an application stands in the way),
     SchemaMismatch (to be migrated first), Unavailable.
     """
-    async with _locked(settings, timeouts or Timeouts()) as (connection, _):
-        return await _plan(connection, settings, shards)
+    async with _locked(settings, timeouts or Timeouts()) as (_, session):
+        return await _plan(session, settings, shards)
 
 
 async def distribute(
@@ -443,7 +426,7 @@ async def distribute(
     Raises: as `plan`, and Invalid (sessions may write), Unavailable (also if a lock is refused).
     """
     async with _locked(settings, timeouts or Timeouts()) as (connection, session):
-        for step in (await _plan(connection, settings, shards)).left:
+        for step in (await _plan(session, settings, shards)).left:
             async with session() as executor:
                 if step.needs_no_writers:
                     await _refuse_writers(executor)
@@ -459,11 +442,15 @@ async def distribute(
 @asynccontextmanager
 async def _locked(settings: PostgresSettings, timeouts: Timeouts) -> AsyncIterator[tuple[Connection, Session]]:
     """A connection that holds the lock of migrations, and its transactions."""
-    connection = await _connect(settings, timeouts.lock_timeout_seconds)
-
-    def session() -> AbstractAsyncContextManager[Executor]:
-        return OpenTransaction.begin(connection, settings.deadline_seconds)
-
+    server_settings = {
+        "application_name": "hubbub distribute",
+        "search_path": settings.schema,
+        "lock_timeout": milliseconds(timeouts.lock_timeout_seconds),
+        "statement_timeout": "0",  # the rows of a large table take as long as they take
+        "idle_session_timeout": "0",
+    }
+    connection = await connect(settings, server_settings=server_settings)
+    session = partial(OpenTransaction.begin, connection, settings.deadline_seconds)
     try:
         await take_lock(session, timeouts.migration_lock_seconds)
         yield connection, session
@@ -471,23 +458,10 @@ async def _locked(settings: PostgresSettings, timeouts: Timeouts) -> AsyncIterat
         connection.terminate()
 
 
-async def _connect(settings: PostgresSettings, lock_timeout_seconds: float) -> Connection:
-    return await connect(
-        settings,
-        server_settings={
-            "application_name": "hubbub distribute",
-            "search_path": settings.schema,
-            "lock_timeout": milliseconds(lock_timeout_seconds),
-            "statement_timeout": "0",  # the rows of a large table take as long as they take
-            "idle_session_timeout": "0",
-        },
-    )
-
-
-async def _plan(connection: Connection, settings: PostgresSettings, shards: int | None) -> Plan:
+async def _plan(session: Session, settings: PostgresSettings, shards: int | None) -> Plan:
     if shards is not None and shards not in SHARDS:
         raise Invalid("shards", f"must be from {SHARDS[0]} to {SHARDS[-1]}")
-    async with OpenTransaction.begin(connection, settings.deadline_seconds) as executor:
+    async with session() as executor:
         await verify(executor)
         if not await executor.fetch_one(_HAS_CITUS):
             raise Invalid(
@@ -545,8 +519,7 @@ def _error_for(error: Exception, step: Step, *, lost: bool) -> HubbubError:
     known = to_error(error, writes=True, lost=lost)
     if isinstance(known, Unavailable) and known.retryable:
         return Unavailable("postgresql", f"to {step.title}: {known.reason}; call it again to continue")
-    first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
-    return Unavailable("postgresql", f"could not {step.title}: {first_line}", retryable=False)
+    return Unavailable("postgresql", f"could not {step.title}: {first_line(error)}", retryable=False)
 
 
 async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeouts | None = None) -> list[str]:
@@ -566,8 +539,7 @@ async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeout
             try:
                 await connection.execute(f"DROP FUNCTION IF EXISTS {function}")
             except FAILURES as error:
-                first_line = str(error).partition("\n")[0]
-                raise Unavailable("postgresql", f"could not drop {function}: {first_line}") from error
+                raise Unavailable("postgresql", f"could not drop {function}: {first_line(error)}") from error
     return former
 
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.migrations.revisions import RIGHTS, verify
+from hubbub.migrations.revisions import verify
 from hubbub.migrations.runner import Timeouts, session, take_lock
 from hubbub.postgres import Executor, Statement
 from hubbub.settings import PostgresSettings
+
+RIGHTS: Final[Mapping[str, str]] = {
+    "users": "SELECT, INSERT, UPDATE, DELETE",
+    "rooms": "SELECT, INSERT, UPDATE, DELETE",
+    "messages": "SELECT, INSERT, UPDATE, DELETE",
+    "room_users": "SELECT, INSERT, UPDATE, DELETE",
+    "message_read_receipts": "SELECT, INSERT, DELETE",
+    "room_events": "SELECT, INSERT, DELETE",
+    "hubbub_imports": "SELECT, INSERT",
+    "hubbub_deletions": "SELECT, INSERT, UPDATE, DELETE",
+    "hubbub_consumers": "SELECT, INSERT, UPDATE, DELETE",
+    "hubbub_sessions": "SELECT, INSERT, UPDATE, DELETE",
+    "hubbub_presence": "SELECT, INSERT, UPDATE, DELETE",
+    "hubbub_schema_version": "SELECT",
+}
+"""The rights that hubbub's statements need, by table. UPDATE of `hubbub_deletions` is for the lock of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

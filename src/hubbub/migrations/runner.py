@@ -22,20 +22,24 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
-from hubbub.migrations.revisions import KEYS, REVISIONS, current_revision, refuse_foreign_tables, verify
-from hubbub.migrations.scripts import (
+from hubbub.migrations.revisions import (
     BUILD_LOCK_TIMEOUT,
     COMMANDS_TO_GIVE,
     GIVE_TO_OWNER,
+    KEYS,
+    REVISIONS,
     USUAL_LOCK_TIMEOUT,
     Direction,
     Index,
     Refusal,
+    current_revision,
+    refuse_foreign_tables,
     steps,
+    verify,
 )
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
-from hubbub.postgres.connection import Connection
-from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
+from hubbub.postgres.connection import Connection, now
+from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, first_line, to_error
 from hubbub.settings import PostgresSettings
 
 logger = logging.getLogger("hubbub.migrations")
@@ -125,7 +129,7 @@ async def migrate(
         for revision in revisions:
             await _run(settings, partial(_apply, direction, revision), f"revision {revision}", timeouts)
         if direction == "up":
-            await _give_to_owner(settings, timeouts)
+            await _run(settings, lambda one: one.execute(GIVE_TO_OWNER), "the change of owners", timeouts)
     return list(revisions)
 
 
@@ -152,7 +156,7 @@ async def _make_schema(executor: Executor, schema: str) -> None:
 
 
 async def _execute(executor: Executor, sql: str) -> None:
-    await executor.fetch_all(Statement("migrations.schema", str, sql))
+    await executor.execute(Statement("migrations.schema", int, sql))
 
 
 @asynccontextmanager
@@ -162,7 +166,7 @@ async def session(settings: PostgresSettings) -> AsyncIterator[Session]:
     # and the lock with it.
     connection = await connect(settings, server_settings={"idle_session_timeout": "0"})
     try:
-        yield lambda: OpenTransaction.begin(connection, settings.deadline_seconds)
+        yield partial(OpenTransaction.begin, connection, settings.deadline_seconds)
         with suppress(TimeoutError, OSError):
             await connection.close(timeout=CLOSE_SECONDS)
     finally:
@@ -179,15 +183,13 @@ async def take_lock(session: Session, within_seconds: float) -> None:
     if await _has_taken_lock(session):
         return
     logger.warning("waiting for another `hubbub migrate` or `hubbub distribute`, or the step of a killed one")
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_seconds
+    deadline = now() + within_seconds
     pause = 0.05
-    while True:
-        if loop.time() + pause > deadline:
-            raise Unavailable("postgresql", f"other processes were migrating it for {within_seconds:g} s")
+    while now() + pause <= deadline:
         pause = await _sleep(pause, LONGEST_LOCK_PAUSE_SECONDS)
         if await _has_taken_lock(session):
             return
+    raise Unavailable("postgresql", f"other processes were migrating it for {within_seconds:g} s")
 
 
 async def _has_taken_lock(session: Session) -> bool:
@@ -195,20 +197,10 @@ async def _has_taken_lock(session: Session) -> bool:
         return bool(await executor.fetch_one(TRY_LOCK, LOCK_KEY))
 
 
-async def _give_to_owner(settings: PostgresSettings, timeouts: Timeouts) -> None:
-    """Give tables that another role has made, such as a superuser, to the owner of `rooms`."""
-
-    async def give(connection: Connection) -> None:
-        await connection.execute(GIVE_TO_OWNER)
-
-    await _run(settings, give, "the change of owners", timeouts)
-
-
 async def _run(
-    settings: PostgresSettings, change: Callable[[Connection], Awaitable[None]], name: str, timeouts: Timeouts
+    settings: PostgresSettings, change: Callable[[Connection], Awaitable[object]], name: str, timeouts: Timeouts
 ) -> None:
     """Make one change, again where a transaction of the application holds a lock that it needs."""
-    loop = asyncio.get_running_loop()
     server_settings = {
         "search_path": settings.schema,
         "lock_timeout": milliseconds(timeouts.lock_timeout_seconds),
@@ -220,11 +212,13 @@ async def _run(
     while True:
         connection = await connect(settings, server_settings=server_settings)
         try:
-            return await change(connection)
+            await change(connection)
         except FAILURES as error:
-            deadline = deadline or loop.time() + timeouts.retry_seconds
-            if _sqlstate(error) not in {*LOCKS_REFUSED, INTERNAL_ERROR} or loop.time() + pause > deadline:
+            deadline = deadline or now() + timeouts.retry_seconds
+            if _sqlstate(error) not in {*LOCKS_REFUSED, INTERNAL_ERROR} or now() + pause > deadline:
                 raise _error_for(error, name, timeouts, lost=connection.is_closed()) from error
+        else:
+            return
         finally:
             connection.terminate()
         pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
@@ -349,8 +343,7 @@ def _error_for(error: Exception, name: str, timeouts: Timeouts, *, lost: bool) -
     known = to_error(error, writes=True, lost=lost)
     if known is not None and not isinstance(known, Invalid):  # which would blame an argument of a caller
         return known
-    first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
-    return Unavailable("postgresql", f"{name} failed: {first_line}", retryable=False)
+    return Unavailable("postgresql", f"{name} failed: {first_line(error)}", retryable=False)
 
 
 # After a restore into another cluster, whose own transactions begin at 1 again.
@@ -391,24 +384,20 @@ _SET_OFFSET: Final = Statement(
 )
 
 
-async def renumber(settings: PostgresSettings, timeouts: Timeouts) -> int | None:
-    """Give new entries larger transaction ids than all that were restored.
-
-    Returns what is added to the ids of this cluster. None if nothing had to be done.
-    """
+async def renumber(settings: PostgresSettings, timeouts: Timeouts) -> bool:
+    """Give new entries larger transaction ids than all that were restored. Returns whether it was needed."""
     async with session(settings) as transaction:
         await take_lock(transaction, timeouts.migration_lock_seconds)
         async with transaction() as executor:
             await verify(executor)
             for table in WITH_TRANSACTION_IDS:
-                lock = f"LOCK TABLE {settings.schema}.{table} IN ACCESS EXCLUSIVE MODE"
-                await executor.execute(Statement("migrations.lock_entries", int, lock))
+                await _execute(executor, f"LOCK TABLE {settings.schema}.{table} IN ACCESS EXCLUSIVE MODE")
             offset = await executor.fetch_one(_OFFSET)
             if offset is None:
-                return None
+                return False
             await executor.execute(_SET_OFFSET, offset)
             for table in WITH_TRANSACTION_IDS:
                 default = f"pg_current_xact_id()::text::bigint + {int(offset)}"
-                alter = f"ALTER TABLE {settings.schema}.{table} ALTER COLUMN transaction_id SET DEFAULT {default}"
-                await executor.execute(Statement("migrations.set_default", int, alter))
-            return int(offset)
+                column = f"{settings.schema}.{table} ALTER COLUMN transaction_id"
+                await _execute(executor, f"ALTER TABLE {column} SET DEFAULT {default}")
+    return True

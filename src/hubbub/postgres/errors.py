@@ -120,9 +120,9 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
 
 def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
     if isinstance(error, MISCONFIGURED + OTHER_SCHEMA):
-        # The first line: it has the name of a role, a database, a table or a column, and never a password.
+        # It has the name of a role, a database, a table or a column, and never a password.
         advice = f": {SEE_DOCTOR}" if isinstance(error, OTHER_SCHEMA) else ""
-        return Unavailable("postgresql", str(error).partition("\n")[0] + advice, retryable=False)
+        return Unavailable("postgresql", first_line(error) + advice, retryable=False)
     if isinstance(error, ROLLED_BACK):
         return LockNotAvailable("postgresql", "a lock was not available")
     for kinds, reason in DID_NOT_RUN:
@@ -133,6 +133,11 @@ def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
     if isinstance(error, asyncpg.InFailedSQLTransactionError):
         return transaction_failed()
     return None
+
+
+def first_line(error: Exception) -> str:
+    """The message, without the lines that may hold values of rows."""
+    return str(error).partition("\n")[0]
 
 
 def transaction_failed() -> Unavailable:
@@ -306,12 +311,10 @@ def to_error_of_application(error: Exception, *, lost: bool) -> HubbubError | No
         name = found["name"] if found else "argument"
         return Invalid(name, f"has a type or a size that the statement cannot take{state}")
     if isinstance(error, asyncpg.InterfaceError) and not lost:
-        return Invalid(
-            "args", str(error).partition("\n")[0]
-        )  # their number, or a type that asyncpg has no codec for
+        return Invalid("args", first_line(error))  # their number, or a type that asyncpg has no codec for
     state = str(getattr(error, "sqlstate", None))
     if state.startswith(_FAULTS_OF_SQL) and not isinstance(error, _NOT_OF_SQL):
-        return Invalid("sql", str(error).partition("\n")[0])
+        return Invalid("sql", first_line(error))
     return None
 
 
