@@ -77,7 +77,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
 LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
     ("client.py", "_run"): "ends with the block of the client, and the iteration and the commands with it",
-    ("postgres/hosts.py", "_ask"): "ends with the search for the primary",
+    ("postgres/connection.py", "_ask"): "ends with the search for the primary",
     ("redis/connector.py", "_until_gone"): "ends with the connection that it watches",
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
     ("sync.py", "_run"): "ends with the block of a thread, or with the loop",

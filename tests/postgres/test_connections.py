@@ -124,7 +124,7 @@ async def test_caller_too_late_to_connect_gets_that_reason_and_marks_no_server_u
 
     with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as patch:
         silent_port = listener.getsockname()[1]
-        patch.setattr("hubbub.postgres.hosts.connect_to", silent)
+        patch.setattr("hubbub.postgres.connection.connect_to", silent)
         with pytest.raises(Unavailable, match=r"was free until .* before the deadline"):
             await pool.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.05)
     assert await pool.fetch_one(ONE) == 1

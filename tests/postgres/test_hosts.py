@@ -13,7 +13,7 @@ from commands import execute
 from faults.relays import Blackhole
 from hubbub import Hub, PostgresSettings, Settings, Unavailable
 from hubbub.postgres import Pool, Statement, connect
-from hubbub.postgres.hosts import Hosts
+from hubbub.postgres.connection import Hosts
 from hubbub.postgres.pool import LONGEST_LOOK_PAUSE_SECONDS, LOOK_SECONDS
 from ports import free_port
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers

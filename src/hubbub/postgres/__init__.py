@@ -1,9 +1,9 @@
 """PostgreSQL: the only package that imports asyncpg."""
 
 from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
+from hubbub.postgres.connection import connect
 from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor, key_of_account, key_of_value
-from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.replicas import Replicas
 from hubbub.postgres.statement import (

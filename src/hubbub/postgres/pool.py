@@ -40,7 +40,7 @@ from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
-from hubbub.postgres.connection import Connection, drain_cancelled, now, run
+from hubbub.postgres.connection import Connection, Hosts, drain_cancelled, now, run
 from hubbub.postgres.errors import (
     LOST,
     REFUSED_WHILE_ENCODING,
@@ -51,7 +51,6 @@ from hubbub.postgres.errors import (
     pool_busy,
     too_late_to_connect,
 )
-from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, distributed_since, layout_of
 from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
