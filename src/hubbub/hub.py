@@ -547,9 +547,7 @@ class Hub(Repositories):
         Raises: Invalid (`connection` is of another kind; a call raises it for one without a transaction).
         """
         self._check_process()
-        settings = self._settings.postgres
-        transaction = borrow(connection, self._pool, settings.deadline_seconds, self._instrumentation)
-        return ConnectionRepositories(transaction, self._on_commit)
+        return ConnectionRepositories(borrow(connection, self._pool), self._on_commit)
 
     def as_user(self, user_id: UUID) -> ActingUser:
         """The operations as this user, each checked in the statement that runs it (docs/permissions.md).

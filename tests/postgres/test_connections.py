@@ -13,7 +13,7 @@ import pytest
 
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
-from hubbub.postgres import Pool, Statement
+from hubbub.postgres import OpenTransaction, Pool, Statement
 from hubbub.postgres.connection import Connection, connect_to
 from hubbub.settings import Address
 from postgres.faults import frozen
@@ -515,3 +515,52 @@ async def test_pool_is_whole_after_a_thousand_random_cancellations(pool: Pool, o
         number for number in found if number >= 10_000
     }
     assert done < 1000
+
+
+# Rooms that are distributed while the process runs
+
+
+async def test_only_the_first_connection_is_asked_whether_rooms_are_distributed(pool: Pool) -> None:
+    asked: list[int | None] = []
+
+    async def is_distributed(executor: OpenTransaction) -> bool:
+        asked.append(await executor.fetch_one(ONE))
+        return False
+
+    pool.refuse_if(is_distributed)
+    async with pool.transaction() as tx:
+        await asyncio.gather(pool.fetch_one(ONE), tx.fetch_one(ONE))
+    assert (asked, pool.size) == ([1], 2)
+
+
+async def test_all_calls_are_refused_once_rooms_are_distributed(pool: Pool, observer: Observer) -> None:
+    async def is_distributed(_: OpenTransaction) -> bool:
+        return True
+
+    pool.refuse_if(is_distributed)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="restart it") as error:
+            await pool.fetch_one(ONE)
+        assert not error.value.retryable
+    await until_it_answers(observer.sees_no_connection)
+
+
+async def test_question_without_an_answer_fails_the_call_and_ends_the_connection(
+    pool: Pool, observer: Observer
+) -> None:
+    asked = 0
+
+    async def is_distributed(_: OpenTransaction) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise Unavailable("postgresql", "the connection was lost", outcome_unknown=True)
+        return False
+
+    pool.refuse_if(is_distributed)
+    with pytest.raises(Unavailable) as error:
+        await pool.fetch_one(ONE)
+    assert not error.value.outcome_unknown
+    await until_it_answers(observer.sees_no_connection)
+    await warm_up(pool)
+    assert asked == 2

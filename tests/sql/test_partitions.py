@@ -21,7 +21,7 @@ from hubbub.migrations import REVISIONS, revisions
 from hubbub.migrations.distribution import ROOM_OF
 from hubbub.postgres import NOT_SUPPORTED, Statement, connect
 from hubbub.postgres.connection import Connection
-from hubbub.postgres.statement import layout_of
+from hubbub.postgres.statement import distributed_layout
 from sql.package import statements
 
 PARTITIONS: Final = 32
@@ -204,7 +204,7 @@ def test_statement_by_the_id_of_a_message_has_a_form_of_one_partition_for_caller
 def test_form_of_an_edit_or_deletion_without_the_room_is_refused_where_rooms_are_distributed() -> None:
     for name in ("messages.edit", "messages.delete"):
         with pytest.raises(Unavailable, match=name):
-            statements()[name].in_layout[layout_of("public", is_distributed=True)]
+            statements()[name].in_layout[distributed_layout("public")]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ import asyncpg
 import msgspec
 
 from hubbub.errors import Invalid, Unavailable
-from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import Statement, schema_of
@@ -204,16 +203,11 @@ class ApplicationTransaction(OpenTransaction):
     Actions run once the application's COMMIT is known.
     """
 
-    def __init__(
-        self,
-        source: _Source,
-        layout: str,
-        deadline_seconds: float,
-        instrumentation: Instrumentation = SILENT,
-    ) -> None:
-        borrowed = cast(Connection, _BorrowedConnection(source, layout))
-        super().__init__(borrowed, deadline_seconds, _SAVEPOINTS, None, instrumentation)
+    def __init__(self, source: _Source, pool: Pool) -> None:
+        borrowed = cast(Connection, _BorrowedConnection(source, pool.layout))
+        super().__init__(borrowed, pool.deadline_seconds, _SAVEPOINTS, None, pool.instrumentation)
         self._source = source
+        self._pool = pool
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         rows = await super().fetch_all(statement, *args, deadline=deadline)
@@ -260,16 +254,8 @@ class ApplicationTransaction(OpenTransaction):
 class ByStatus(ApplicationTransaction):
     """In a transaction whose outcome PostgreSQL is asked for, on a connection of the hub's."""
 
-    def __init__(
-        self,
-        source: _Source,
-        layout: str,
-        deadline_seconds: float,
-        instrumentation: Instrumentation,
-        pool: Pool,
-    ) -> None:
-        super().__init__(source, layout, deadline_seconds, instrumentation)
-        self._pool = pool
+    def __init__(self, source: _Source, pool: Pool) -> None:
+        super().__init__(source, pool)
         self._id = ""
         self._pending: list[tuple[str, Callable[[], None]]] = []
         self._locks: dict[Hashable, tuple[str, asyncio.Task[object] | None]] = {}
@@ -311,28 +297,18 @@ class ByStatus(ApplicationTransaction):
 class ByEvents(ApplicationTransaction):
     """In the transaction of a session of SQLAlchemy, whose events tell how it and its savepoints end."""
 
-    def __init__(
-        self,
-        source: _Source,
-        layout: str,
-        deadline_seconds: float,
-        instrumentation: Instrumentation,
-        pool: Pool,
-        *,
-        session: Session,
-    ) -> None:
-        super().__init__(source, layout, deadline_seconds, instrumentation)
-        self._session = session
-        self._pool = pool
+    def __init__(self, session: AsyncSession, pool: Pool) -> None:
+        super().__init__(_Sqlalchemy(session.connection), pool)
+        self._session = session.sync_session
 
     def note_locked(self, key: Hashable) -> None:
         pending = _Pending.of(self._session)
-        pending.add(_Lock(key, asyncio.current_task()), self._connection)
+        pending.add(_Lock(key, asyncio.current_task()), self.connection)
         self._pool.watch(pending)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()
-        _Pending.of(self._session).add(action, self._connection)
+        _Pending.of(self._session).add(action, self.connection)
 
     async def announce(self, *, is_end: bool = False) -> None:
         """Nothing: the events do it, also after the end of a block."""
@@ -409,26 +385,21 @@ def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction
     return transaction is outer
 
 
-def borrow(
-    connection: object, pool: Pool, deadline_seconds: float, instrumentation: Instrumentation
-) -> ApplicationTransaction:
+def borrow(connection: object, pool: Pool) -> ApplicationTransaction:
     """The executor on a connection of the application's. `pool` is the hub's own.
 
     Raises: Invalid (`connection` is of another kind).
     """
-    layout = pool.layout
     if isinstance(connection, asyncpg.Connection):
-        return ByStatus(_Asyncpg(connection), layout, deadline_seconds, instrumentation, pool)
+        return ByStatus(_Asyncpg(connection), pool)
     sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")  # one who has such an object has imported it
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncSession):
-        session = cast("AsyncSession", connection)
-        source = _Sqlalchemy(session.connection)
-        return ByEvents(source, layout, deadline_seconds, instrumentation, pool, session=session.sync_session)
+        return ByEvents(cast("AsyncSession", connection), pool)
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncConnection):
         core = cast("AsyncConnection", connection)
 
         async def connect() -> AsyncConnection:
             return core
 
-        return ByStatus(_Sqlalchemy(connect), layout, deadline_seconds, instrumentation, pool)
+        return ByStatus(_Sqlalchemy(connect), pool)
     raise Invalid("connection", OTHER_KIND)

@@ -163,6 +163,12 @@ def too_late_to_connect(seconds: float) -> Unavailable:
     return Unavailable("postgresql", reason)
 
 
+def distributed_since() -> Unavailable:
+    """The error of a process that has the statements of one server."""
+    reason = "rooms were distributed over nodes since this process was started: restart it (docs/scale.md)"
+    return Unavailable("postgresql", reason, retryable=False)
+
+
 # Constraints
 
 # For each named constraint of the schema, the error that a violation becomes. The tests of the schema fail when a
@@ -238,6 +244,8 @@ CHECK_CONSTRAINTS = {
     "hubbub_imports_lines_check": ("lines", "must be positive"),
 }
 
+_CONSTRAINTS: Final = {*UNIQUE_CONSTRAINTS, *FOREIGN_KEYS, *CHECK_CONSTRAINTS}
+
 # Citus reports an error of another node without its fields. The name of the constraint is the last one of the
 # message, with the number of a shard: 'duplicate key value violates unique constraint "messages_pkey_102030"'. The
 # SQLSTATE is that of an internal error if Citus ran the statement in parts.
@@ -259,10 +267,7 @@ def _constraint(error: asyncpg.PostgresError) -> str:
 
 def _breaks_rule(error: Exception) -> TypeGuard[asyncpg.InternalServerError]:
     """Whether an internal error is one of a rule of the schema."""
-    if not isinstance(error, asyncpg.InternalServerError):
-        return False
-    name = _constraint(error)
-    return name in UNIQUE_CONSTRAINTS or name in FOREIGN_KEYS or name in CHECK_CONSTRAINTS
+    return isinstance(error, asyncpg.InternalServerError) and _constraint(error) in _CONSTRAINTS
 
 
 # 'Key (user_id)=(0192...) is not present in table "users".'
@@ -320,10 +325,9 @@ def to_error_of_application(error: Exception, *, lost: bool) -> HubbubError | No
 
 def _integrity_error_of_application(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError:
     name = _constraint(error)
-    known = name in UNIQUE_CONSTRAINTS or name in FOREIGN_KEYS or name in CHECK_CONSTRAINTS
     if (referenced := _STILL_REFERENCED.search(error.detail or "")) is not None:
         return Invalid(name, f"has rows in table {referenced[1]} that still refer to this one")
-    if known or isinstance(error, asyncpg.NotNullViolationError):
+    if name in _CONSTRAINTS or isinstance(error, asyncpg.NotNullViolationError):
         return _integrity_error(error)
     if isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
         return Conflict(name)

@@ -47,12 +47,13 @@ from hubbub.postgres.errors import (
     SCHEMA_CHANGED,
     SENT_AGAIN,
     deadline_passed,
+    distributed_since,
     is_of_standby,
     pool_busy,
     too_late_to_connect,
 )
 from hubbub.postgres.sharing import SharedStatements
-from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, distributed_since, layout_of
+from hubbub.postgres.statement import ROWS_PER_STEP, Lookup, Statement, count_of, distributed_layout
 from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
@@ -94,8 +95,6 @@ WAITS_FOR_ITSELF: Final = (
 )
 """The reason to refuse a change that would wait for the task that makes it."""
 
-NO_ROWS: Final[frozenset[Hashable]] = frozenset()
-
 ABANDONED_AFTER_SECONDS: Final = 1.0
 """How long the block of a transaction may pause between statements while the hub closes. A request in progress
 pauses for less, and a block that waits for something else would keep the program from ending."""
@@ -126,7 +125,8 @@ class Pool:
     ) -> None:
         """`keeps_standby` is for a read replica, to which connections stay."""
         self._settings = settings
-        self._instrumentation = instrumentation
+        self.deadline_seconds = settings.deadline_seconds
+        self.instrumentation = instrumentation
         self._connections = Connections(settings, instrumentation, keeps_standby=keeps_standby)
         self._shared = SharedStatements(self, settings.deadline_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,7 +151,7 @@ class Pool:
         processes of an application may start at once.
         """
         bytearray(LARGER_THAN_A_READ)  # freed at once, which is its purpose
-        deadline = self._running_loop().time() + self._settings.deadline_seconds
+        deadline = self._running_loop().time() + self.deadline_seconds
         while True:
             try:
                 self._connections.release(await self._connections.acquire(deadline))
@@ -220,10 +220,10 @@ class Pool:
         `is_distributed` is asked on the first connection that is opened after all were closed. While one is open,
         `hubbub distribute` does not begin.
         """
-        self._connections.is_distributed = is_distributed
+        self._connections.ask_whether_distributed = is_distributed
 
     def deadline(self) -> float:
-        return now() + self._settings.deadline_seconds
+        return now() + self.deadline_seconds
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_layout[self._connections.layout]
@@ -269,11 +269,11 @@ class Pool:
         Raises: Unavailable (with `outcome_unknown` if the answer to the COMMIT was lost).
         """
         loop = self._running_loop()
-        acquire_by = loop.time() + self._settings.deadline_seconds if deadline is None else deadline
+        acquire_by = loop.time() + self.deadline_seconds if deadline is None else deadline
         connection = await self._connections.acquire(acquire_by)
         try:
             async with OpenTransaction.begin(
-                connection, self._settings.deadline_seconds, deadline, self._instrumentation
+                connection, self.deadline_seconds, deadline, self.instrumentation
             ) as transaction:
                 self._open[transaction] = asyncio.current_task()
                 try:
@@ -291,7 +291,7 @@ class Pool:
         call: Callable[[Connection], Awaitable[R]],
         deadline: float | None = None,
     ) -> R:
-        seconds = self._settings.deadline_seconds
+        seconds = self.deadline_seconds
         if statement.locks_room and self.locked_by_caller():
             await self.check_not_locked_by_caller(*(arg for arg in args if isinstance(arg, UUID)))
         since = self._running_loop().time()
@@ -310,7 +310,7 @@ class Pool:
                     seconds=seconds,
                     writes=statement.writes,
                     name=statement.name,
-                    instrumentation=self._instrumentation,
+                    instrumentation=self.instrumentation,
                 )
             except Invalid as refusal:
                 if connection is not None and isinstance(refusal.__cause__, REFUSED_WHILE_ENCODING):
@@ -343,7 +343,7 @@ class Pool:
 
     def locked_by_caller(self) -> Set[Hashable]:
         if not self._open and self._watched is None:
-            return NO_ROWS
+            return frozenset()
         task = asyncio.current_task()
         noted = [locks.locked_by(task) for locks in self._watched or ()]
         return self._locked_by(task).union(*noted)
@@ -435,8 +435,8 @@ class Connections:
         self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
         self._keep_idle_until = 0.0
         self.layout = settings.schema
-        self.is_distributed: Callable[[OpenTransaction], Awaitable[bool]] | None = None
-        """Asked of the first connection after all were closed. None: nothing is asked."""
+        self.ask_whether_distributed: Callable[[OpenTransaction], Awaitable[bool]] | None = None
+        """Called on the first connection that is opened after all were closed. None: never."""
         self._refusal: Unavailable | None = None
         """Why no connection is given any more."""
 
@@ -446,7 +446,7 @@ class Connections:
         self.idle.clear()
 
     def distribute(self) -> None:
-        self.layout = layout_of(self._settings.schema, is_distributed=True)
+        self.layout = distributed_layout(self._settings.schema)
         for connection in (*self.idle, *self.used):
             connection.layout = self.layout
 
@@ -551,8 +551,7 @@ class Connections:
         left = max(deadline - since, 0.001)
         try:
             connection = await self._connect(left)
-            if self.asks_first:
-                await self._refuse_if_distributed(connection, deadline)
+            await self._refuse_if_distributed(connection, deadline)
         except Unavailable as failure:
             # A caller that was too close to its deadline to connect is no sign of a server in failure.
             enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
@@ -578,19 +577,17 @@ class Connections:
             self.idle = deque(other for other in self.idle if not other.is_closed())
         return connection
 
-    @property
-    def asks_first(self) -> bool:
-        """Whether rooms may have been distributed since the last call: not while a connection is open."""
-        return self.is_distributed is not None and all(one.is_closed() for one in (*self.idle, *self.used))
-
     async def _refuse_if_distributed(self, connection: Connection, deadline: float) -> None:
-        """The connection is open meanwhile, so that `hubbub distribute` sees it before its next step."""
-        is_refused = self.is_distributed is not None
+        """Rooms may have been distributed since the last call, though not while a connection was open.
+
+        The new connection is open meanwhile, so that `hubbub distribute` sees it before its next step.
+        """
+        if self.ask_whether_distributed is None or not all(one.is_closed() for one in (*self.idle, *self.used)):
+            return
+        is_refused = True  # until the answer is no
         try:
-            if self.is_distributed is not None:
-                seconds = self._settings.deadline_seconds
-                async with OpenTransaction.begin(connection, seconds, deadline) as executor:
-                    is_refused = await self.is_distributed(executor)
+            async with OpenTransaction.begin(connection, self._settings.deadline_seconds, deadline) as executor:
+                is_refused = await self.ask_whether_distributed(executor)
         except Unavailable as error:  # the caller's own statement was not sent
             raise Unavailable("postgresql", error.reason, retryable=error.retryable) from error.__cause__
         finally:

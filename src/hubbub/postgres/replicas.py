@@ -176,7 +176,7 @@ class Replicas:
         """
         if not any(replica.measurements for replica in self._replicas):
             return await on_primary()
-        least = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
+        least = self._known_seq(room_id)
         if isinstance(least, int) and (replica := self._next(self._deleted_user)) is not None:
             try:
                 least = max(least, seen, self._followed_seq(room_id))
@@ -217,8 +217,8 @@ class Replicas:
             replica.leave()
         return self._primary
 
-    def _next(self, changed: float = 0.0) -> _Replica | None:
-        """The replicas in service take turns."""
+    def _next(self, changed: float) -> _Replica | None:
+        """A replica in service that has all that was committed before this time. They take turns."""
         usable = [one for one in self._replicas if one.is_in_service and one.has_all_until > changed]
         if not usable:
             return None
@@ -230,8 +230,11 @@ class Replicas:
         for message in change.messages:
             self._reached(message.room_id, message.seq)
 
+    def _known_seq(self, room_id: UUID) -> int | _Unknown:
+        return self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
+
     def _reached(self, room_id: UUID, seq: int) -> None:
-        known = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
+        known = self._known_seq(room_id)
         if isinstance(known, _Unknown):
             known.least = max(known.least, seq)
         else:

@@ -45,9 +45,9 @@ NOT_SUPPORTED: Final = ""
 _DISTRIBUTED: Final = " distributed"  # no name of a schema has a space
 
 
-def layout_of(schema: str, *, is_distributed: bool) -> str:
-    """The key of `Statement.in_layout`."""
-    return schema + _DISTRIBUTED if is_distributed else schema
+def distributed_layout(schema: str) -> str:
+    """The key of `Statement.in_layout` where rooms are distributed. Elsewhere it is the schema."""
+    return schema + _DISTRIBUTED
 
 
 def schema_of(layout: str) -> str:
@@ -57,12 +57,6 @@ def schema_of(layout: str) -> str:
 def not_supported(what: str) -> Unavailable:
     """The error of what cannot be done where rooms are distributed."""
     reason = f"{what} is not possible where rooms are distributed over several nodes (docs/scale.md)"
-    return Unavailable("postgresql", reason, retryable=False)
-
-
-def distributed_since() -> Unavailable:
-    """The error of a process that has the statements of one server."""
-    reason = "rooms were distributed over nodes since this process was started: restart it (docs/scale.md)"
     return Unavailable("postgresql", reason, retryable=False)
 
 
@@ -250,17 +244,17 @@ _OF_SESSIONS = {"SET", "RESET", "DISCARD", "LISTEN", "UNLISTEN", "PREPARE", "DEA
 _SCOPES = {"LOCAL", "TRANSACTION", "CONSTRAINTS"}
 
 
-def sql_of_application(sql: object) -> str:
-    """A statement of the application's own, for a transaction of hubbub's.
+def check_sql(sql: object) -> None:
+    """Check a statement of the application's own, for a transaction of hubbub's.
 
     The block ends the transaction, and the session belongs to other callers afterwards. So the commands that end
     the one or change the other are refused.
 
     Raises: Invalid.
     """
-    checked = inputs.text("sql", sql, longest=_LONGEST_SQL)
-    if (words := _FIRST_WORDS.match(checked)) is None:
-        return checked
+    words = _FIRST_WORDS.match(inputs.text("sql", sql, longest=_LONGEST_SQL))
+    if words is None:
+        return
     command, scope = words["command"].upper(), (words["scope"] or "").upper()
     if command in _OF_TRANSACTIONS:
         reason = f"must not be {command}: the block ends the transaction, and `savepoint` makes savepoints"
@@ -268,7 +262,6 @@ def sql_of_application(sql: object) -> str:
     if command in _OF_SESSIONS and not (command == "SET" and scope in _SCOPES):
         reason = f"must not be {command}, which outlives the transaction: use SET LOCAL for a setting"
         raise Invalid("sql", reason)
-    return checked
 
 
 FastUUID = pgproto.UUID

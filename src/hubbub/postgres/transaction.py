@@ -31,7 +31,7 @@ from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import FAILURES, to_error_of_application, transaction_failed
-from hubbub.postgres.statement import ROWS_PER_STEP, Copy, Lookup, Row, Statement, count_of, sql_of_application
+from hubbub.postgres.statement import ROWS_PER_STEP, Copy, Lookup, Row, Statement, check_sql, count_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,7 +82,7 @@ class OpenTransaction:
         """`savepoints` numbers the savepoints of the whole transaction. `locked` is what it has locked so far."""
         self.locked: set[Hashable] = set() if locked is None else locked
         """The keys of rows that were changed."""
-        self.connection = self._connection = connection
+        self.connection = connection
         self._deadline_seconds = deadline_seconds
         self._deadline = deadline
         self._savepoints = savepoints
@@ -113,7 +113,7 @@ class OpenTransaction:
 
     @property
     def is_distributed(self) -> bool:
-        return self._connection.layout != self._connection.schema
+        return self.connection.layout != self.connection.schema
 
     def deadline(self) -> float:
         return self._no_later_than(now() + self._deadline_seconds)
@@ -124,14 +124,14 @@ class OpenTransaction:
         return deadline if self._deadline is None else min(deadline, self._deadline)
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        sql = statement.in_layout[self._connection.layout]
+        sql = statement.in_layout[self.connection.layout]
         rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
         if len(rows) > ROWS_PER_STEP:
             return await statement.build_in_slices(rows)
         return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        sql = statement.in_layout[self._connection.layout]
+        sql = statement.in_layout[self.connection.layout]
         row = await self._run(statement.name, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.build([row])[0]
 
@@ -147,7 +147,7 @@ class OpenTransaction:
         return await self.fetch_all(statement, *rest, None if each is None else [each], deadline=deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        sql = statement.in_layout[self._connection.layout]
+        sql = statement.in_layout[self.connection.layout]
         tag = await self._run(statement.name, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
@@ -164,7 +164,7 @@ class OpenTransaction:
         return count_of(await self._run_own(sql, lambda connection: connection.execute_one(sql, args)))
 
     async def _run_own(self, sql: str, call: Callable[[Connection], Awaitable[R]]) -> R:
-        sql_of_application(sql)
+        check_sql(sql)
 
         async def translated(connection: Connection) -> R:
             try:
@@ -204,7 +204,7 @@ class OpenTransaction:
         name = f"hubbub_{next(self._savepoints)}"
         deadline = self._deadline if deadline is None else self._no_later_than(deadline)
         inner = OpenTransaction(
-            self._connection,
+            self.connection,
             self._deadline_seconds,
             self._savepoints,
             deadline,
@@ -270,7 +270,7 @@ class OpenTransaction:
 
     async def _commit(self) -> None:
         """Only a COMMIT that was sent and not answered leaves an unknown outcome."""
-        sent = not self._connection.is_closed()  # on a closed connection the changes are already lost
+        sent = not self.connection.is_closed()  # on a closed connection the changes are already lost
         if await self._finish("COMMIT", writes=sent) != "COMMIT":
             # PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and without an error.
             raise transaction_failed()
@@ -287,16 +287,16 @@ class OpenTransaction:
         A lost connection has already undone everything, and one on which the command fails is terminated to do so.
         """
         self._over = True
-        if self._connection.is_abandoned:  # a child process leaves the block: there may be no loop any more
+        if self.connection.is_abandoned:  # a child process leaves the block: there may be no loop any more
             return
         try:
             async with self._exclusive(now() + ROLLBACK_GRACE_SECONDS) as deadline:
-                if not self._connection.is_closed():
+                if not self.connection.is_closed():
                     await self._command(command, deadline)
         except (HubbubError, *FAILURES):
-            self._connection.terminate()
+            self.connection.terminate()
         except BaseException:  # cancelled a second time: leave no transaction open
-            self._connection.terminate()
+            self.connection.terminate()
             raise
 
     async def _command(self, command: str, deadline: float, *, writes: bool = False) -> str:
@@ -307,10 +307,10 @@ class OpenTransaction:
         self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float, *, writes: bool = False
     ) -> R:
         """Only a COMMIT `writes`: before it the changes are certainly undone when the connection is lost."""
-        self._connection.quiet_since = inf
+        self.connection.quiet_since = inf
         try:
             return await run(
-                self._connection,
+                self.connection,
                 call,
                 deadline=deadline,
                 seconds=self._deadline_seconds,
@@ -319,7 +319,7 @@ class OpenTransaction:
                 instrumentation=self._instrumentation,
             )
         finally:
-            self._connection.quiet_since = monotonic()
+            self.connection.quiet_since = monotonic()
 
 
 def run_action(action: Callable[[], None]) -> None:
