@@ -14,7 +14,7 @@ from benchmarks.filling import HOT_ROOM, QUIET_ROOM, READER, USUAL_ROOM, fill
 from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop, summary
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement
-from hubbub.postgres.executor import T
+from hubbub.postgres.statement import T
 from hubbub.repositories import Messages, ReadReceipts
 
 FEW = 50_000

@@ -10,7 +10,7 @@ import pytest
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.connection import Connection
-from hubbub.postgres.executor import T
+from hubbub.postgres.statement import T
 from hubbub.repositories import Messages
 from hubbub.repositories.messages.pages import NEWEST
 

@@ -16,8 +16,8 @@ import pytest
 from hubbub import PostgresSettings, Unavailable, batching
 from hubbub.batching import KeyedQueue
 from hubbub.postgres import Executor, Lookup, Pool, Statement
-from hubbub.postgres.executor import T
 from hubbub.postgres.sharing import CALLERS_PER_STATEMENT, SHARED_WORKERS
+from hubbub.postgres.statement import T
 from postgres.notes import Observer, warm_up
 from waiting import until, until_it_answers
 

@@ -3,18 +3,20 @@
 from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
 from hubbub.postgres.connection import connect
 from hubbub.postgres.errors import LockNotAvailable
-from hubbub.postgres.executor import Executor, key_of_account, key_of_value
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.replicas import Replicas
 from hubbub.postgres.statement import (
     NOT_SUPPORTED,
     TABLES,
     Copy,
+    Executor,
     FastUUID,
     Lookup,
     Row,
     Statement,
     as_fast_uuid,
+    key_of_account,
+    key_of_value,
     not_supported,
     uuid_of,
 )

@@ -34,9 +34,8 @@ from hubbub.commits import (
 )
 from hubbub.errors import HubbubError
 from hubbub.postgres.connection import now
-from hubbub.postgres.executor import Executor
 from hubbub.postgres.pool import Pool
-from hubbub.postgres.statement import Lookup, Statement
+from hubbub.postgres.statement import Executor, Lookup, Statement
 
 T = TypeVar("T")
 

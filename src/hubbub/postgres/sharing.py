@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from hubbub.batching import Batcher, KeyedQueue, PlainQueue
-from hubbub.postgres.executor import Executor
-from hubbub.postgres.statement import Lookup, Statement
+from hubbub.postgres.statement import Executor, Lookup, Statement
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ transaction is over`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from itertools import count
@@ -26,12 +27,13 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 
+from hubbub import inputs
 from hubbub.background import ReportErrors
-from hubbub.errors import HubbubError, Unavailable
+from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import FAILURES, to_error_of_application, transaction_failed
-from hubbub.postgres.statement import ROWS_PER_STEP, Copy, Lookup, Row, Statement, check_sql, count_of
+from hubbub.postgres.statement import ROWS_PER_STEP, Copy, Lookup, Row, Statement, count_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -164,7 +166,7 @@ class OpenTransaction:
         return count_of(await self._run_own(sql, lambda connection: connection.execute_one(sql, args)))
 
     async def _run_own(self, sql: str, call: Callable[[Connection], Awaitable[R]]) -> R:
-        check_sql(sql)
+        _check_sql(sql)
 
         async def translated(connection: Connection) -> R:
             try:
@@ -326,3 +328,34 @@ def run_action(action: Callable[[], None]) -> None:
     """Run it after a COMMIT, and report what it raises: the commit stands."""
     with ReportErrors("an action after a COMMIT"):
         action()
+
+
+# Statements of the application's own
+
+_LONGEST_SQL: Final = 1024 * 1024
+_FIRST_WORDS = re.compile(
+    r"(?:\s|--[^\n]*|/\*.*?\*/)*+(?P<command>[a-z]+)(?:\s+(?P<scope>[a-z]+))?", re.DOTALL | re.IGNORECASE
+)
+_OF_TRANSACTIONS = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
+_OF_SESSIONS = {"SET", "RESET", "DISCARD", "LISTEN", "UNLISTEN", "PREPARE", "DEALLOCATE"}
+_SCOPES = {"LOCAL", "TRANSACTION", "CONSTRAINTS"}
+
+
+def _check_sql(sql: object) -> None:
+    """Check a statement of the application's own, for a transaction of hubbub's.
+
+    The block ends the transaction, and the session belongs to other callers afterwards. So the commands that end
+    the one or change the other are refused.
+
+    Raises: Invalid.
+    """
+    words = _FIRST_WORDS.match(inputs.text("sql", sql, longest=_LONGEST_SQL))
+    if words is None:
+        return
+    command, scope = words["command"].upper(), (words["scope"] or "").upper()
+    if command in _OF_TRANSACTIONS:
+        reason = f"must not be {command}: the block ends the transaction, and `savepoint` makes savepoints"
+        raise Invalid("sql", reason)
+    if command in _OF_SESSIONS and not (command == "SET" and scope in _SCOPES):
+        reason = f"must not be {command}, which outlives the transaction: use SET LOCAL for a setting"
+        raise Invalid("sql", reason)
