@@ -332,8 +332,8 @@ async def test_connection_that_a_pool_of_asyncpg_lends(
     hub: Hub, settings: Settings, announced: list[str], ada: User, room: Room
 ) -> None:
     async with asyncpg.create_pool(**arguments(settings), min_size=1, max_size=1) as pool:
-        async with hub.on(await pool.acquire()) as chat:
-            lent = chat._transaction._source._connection  # type: ignore[attr-defined]
+        lent = await pool.acquire()
+        async with hub.on(lent) as chat:
             async with lent.transaction():
                 await chat.messages.send(room.id, ada.id, "tea")
             await pool.release(lent)

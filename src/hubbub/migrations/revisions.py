@@ -103,7 +103,7 @@ async def refuse_foreign_tables(executor: Executor, schema: str) -> None:
 
 def mismatch(current: str | None, others: Sequence[str] = ()) -> SchemaMismatch:
     """The error for a database at `current`, with the way out. `others` are schemas with a version table."""
-    if current is None and others:
+    if others:
         where = f"its tables are in the schema {' and '.join(others)}: set DB_SCHEMA"
         return SchemaMismatch(current, HEAD, f"{where}, or run `hubbub migrate up`")
     if is_unknown(current):

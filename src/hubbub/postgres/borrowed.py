@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Set
 from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import asyncpg
 import msgspec
@@ -77,30 +77,19 @@ _WITH_STATUS: Final = Statement(
 )
 
 
-class _Source(Protocol):
-    """Where the connection of the driver comes from."""
-
-    async def driver(self) -> Any:  # noqa: ANN401 - a connection of asyncpg
-        """The connection, in a transaction. Raises: Invalid (there is none)."""
-        ...
-
-    @property
-    def is_in_transaction(self) -> bool:
-        """Whether the application has yet to end its transaction."""
-        ...
-
-
 class _Asyncpg:
     def __init__(self, connection: Any) -> None:  # noqa: ANN401 - also one that a pool of asyncpg lends
         self._connection = connection
 
-    async def driver(self) -> Any:  # noqa: ANN401
+    async def driver(self) -> Any:  # noqa: ANN401 - a connection of asyncpg
+        """The connection, in a transaction. Raises: Invalid (there is none)."""
         if not self.is_in_transaction:
             raise Invalid("connection", NO_TRANSACTION)
         return self._connection
 
     @property
     def is_in_transaction(self) -> bool:
+        """Whether the application has yet to end its transaction."""
         try:
             return bool(self._connection.is_in_transaction())
         except asyncpg.InterfaceError:  # it was given back to the application's pool
@@ -133,6 +122,10 @@ class _Sqlalchemy:
     def is_in_transaction(self) -> bool:
         connection = self._connection
         return connection is not None and not connection.closed and connection.in_transaction()
+
+
+_Source: TypeAlias = _Asyncpg | _Sqlalchemy
+"""Where the connection of the driver comes from."""
 
 
 class _BorrowedConnection:
