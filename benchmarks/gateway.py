@@ -42,7 +42,7 @@ IDLE_SECONDS = 60.0
 """The interval of pings, so that each connection has one ping in it."""
 SILENT_SECONDS = 100.0
 STORM_PER_SECOND = 20
-MOST_ROUNDS = 2
+MAX_ROUNDS = 2
 """A deadline. A round of the slowest peer takes 20 seconds."""
 WHEN = re.compile(rb"sent at (\d+\.\d+)")
 SENT = re.compile(rb'"type":"message_sent","room_id":"([^"]+)","seq":(\d+),"cursor":"([^"]+)"')
@@ -92,7 +92,7 @@ FILL = (
 
 async def gateway(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """Messages to rooms of 10, 500 and 1,000 clients, and the memory per client."""
-    pace = msgspec.structs.replace(pace, rounds=min(pace.rounds, MOST_ROUNDS))
+    pace = msgspec.structs.replace(pace, rounds=min(pace.rounds, MAX_ROUNDS))
     async with _contenders(context, WORKERS) as (_, crowds):
         memory = {name: await crowd.connect(MIDDLE) for name, crowd in crowds.items()}
         yield Comparison(

@@ -16,7 +16,7 @@ from hubbub import Hub
 
 PUBLISHERS = 200
 PACED_PER_SECOND = 200
-LONGEST_SECONDS = 60
+MAX_SECONDS = 60
 PROBE = "is the subscription active?"
 
 Publish = Callable[[str], Awaitable[object]]
@@ -124,7 +124,7 @@ async def _delivered(
         else:
             latencies.append(time.perf_counter() - float(message.partition(" ")[0]))
 
-    async with channel(receive) as publish, asyncio.timeout(LONGEST_SECONDS):
+    async with channel(receive) as publish, asyncio.timeout(MAX_SECONDS):
         while not subscribed.is_set():  # some clients return before the confirmation of Redis
             await publish(PROBE)
             await asyncio.sleep(0.01)

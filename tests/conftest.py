@@ -282,7 +282,7 @@ async def hub(settings: Settings) -> AsyncIterator[Hub]:
 @pytest.fixture
 def marks_are_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads wait for the read marks of authors until their deadline: on a busy machine, a second is too short."""
-    monkeypatch.setattr(author_marks, "LONGEST_WAIT_SECONDS", HANGS_AFTER_SECONDS)
+    monkeypatch.setattr(author_marks, "MAX_WAIT_SECONDS", HANGS_AFTER_SECONDS)
     monkeypatch.setattr(author_marks, "PART_OF_TIME_LEFT", 1)
 
 

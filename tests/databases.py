@@ -27,7 +27,7 @@ EMPTY = f"TRUNCATE {', '.join(OF_ROWS_OF_TESTS)} RESTART IDENTITY"
 PREPARE = "SET session_replication_role = replica; SET track_counts = off"
 DELETE = "; ".join(f"DELETE FROM {table}" for table in OF_ROWS_OF_TESTS)
 
-MOST_DEAD_BYTES = 8 * 8192
+MAX_DEAD_BYTES = 8 * 8192
 """The size of a table from which on all are emptied by TRUNCATE: below the ten pages of the docstring above."""
 
 # On Citus a TRUNCATE takes a second, and this 0.05 s. Rows that refer to others come first.
@@ -114,7 +114,7 @@ class Databases:
                 not await connection.fetchval(IS_IN_USE_OR_MOVED) and await connection.fetchval(STATE) == state
             )
             if is_whole:
-                has_dead_rows = await connection.fetchval(LARGEST) <= MOST_DEAD_BYTES
+                has_dead_rows = await connection.fetchval(LARGEST) <= MAX_DEAD_BYTES
                 await connection.execute(PREPARE)
                 if has_dead_rows:
                     await connection.execute(DELETE)

@@ -12,7 +12,7 @@ import pytest
 
 from hubbub import Hub, NewMessage, NotAMember, Options, Room, Settings, Unavailable, User
 from hubbub import author_marks as module
-from hubbub.author_marks import MOST_KNOWN, AuthorMarks
+from hubbub.author_marks import MAX_KNOWN, AuthorMarks
 from hubbub.commits import Commits, MessagesSent, ReadMarkMoved, RoomRewound
 from hubbub.events import ReadMarkChanged
 from hubbub.models import Message, MessageType
@@ -189,7 +189,7 @@ async def test_read_in_a_transaction_does_not_wait_for_a_membership_that_it_has_
 async def test_read_does_not_wait_for_long_for_a_membership_that_another_connection_has_locked(
     hub: Hub, settings: Settings, bob: User, room: Room, question: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "MAX_WAIT_SECONDS", 0.1)
     holder = await connect(settings.postgres)
     try:
         async with holder.transaction():
@@ -407,7 +407,7 @@ async def test_read_in_another_event_loop_does_not_wait(
 async def test_close_does_not_wait_for_a_server_that_is_silent(
     author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "MAX_WAIT_SECONDS", 0.1)
     marks.may_answer.clear()
     commits(sent(ROOM, ADA, 5))
     before = asyncio.all_tasks()
@@ -417,7 +417,7 @@ async def test_close_does_not_wait_for_a_server_that_is_silent(
 
 
 async def test_memory_is_bounded(author_marks: AuthorMarks, commits: Commits) -> None:
-    for _ in range(MOST_KNOWN + 10):
+    for _ in range(MAX_KNOWN + 10):
         commits(sent(uuid4(), ADA, 1))
-    assert len(author_marks._known) == MOST_KNOWN
+    assert len(author_marks._known) == MAX_KNOWN
     assert not author_marks.has_pending()

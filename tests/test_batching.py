@@ -335,15 +335,15 @@ async def test_unanswered_statement_allows_another_worker_up_to_the_most() -> No
     statements = Statements(gated=True)
     batcher = statements.batcher()
     calls = list[asyncio.Task[Request]]()
-    for number in range(batching.MOST_WORKERS + 2):
+    for number in range(batching.MAX_WORKERS + 2):
         calls.append(call(batcher, number, number))
         await asyncio.wait(calls, timeout=batching.ALLOW_ANOTHER_WORKER_AFTER_SECONDS * 1.5)
-    await until(lambda: len(statements.in_flight) >= batching.MOST_WORKERS)
+    await until(lambda: len(statements.in_flight) >= batching.MAX_WORKERS)
     await asyncio.wait(calls, timeout=batching.ALLOW_ANOTHER_WORKER_AFTER_SECONDS * 1.5)
-    assert len(statements.in_flight) == batching.MOST_WORKERS
+    assert len(statements.in_flight) == batching.MAX_WORKERS
     statements.gate.set()
     await asyncio.gather(*calls)
-    assert len(statements.batches) == batching.MOST_WORKERS + 1
+    assert len(statements.batches) == batching.MAX_WORKERS + 1
 
 
 async def test_workers_take_equal_parts_of_the_keys() -> None:

@@ -226,7 +226,7 @@ async def test_client_outlives_any_number_of_failed_attempts(
             raise OSError("the network is down")
         return open_socket(*arguments, **options)
 
-    monkeypatch.setattr(client, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(client, "MAX_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(client, "open_socket", refuse)
     async with client.connect(f"ws://127.0.0.1:{port}/chat", token=token) as chat:
         assert (await chat.command("me"))["username"] == "ada"
@@ -282,7 +282,7 @@ async def test_client_over_its_rate_waits_at_least_as_long_as_the_server_asks(
 async def test_source_of_tokens_that_fails_or_is_slow_is_asked_again(
     hub: Hub, port: int, token: str, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(client, "MAX_PAUSE_SECONDS", 0.0)
     reported: list[BaseException] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
     answers = ["no such host", token]

@@ -17,11 +17,11 @@ from hubbub.scheduling import in_slices
 
 MARK_AFTER_SECONDS: Final = 1.0
 """An author who sends ten messages in this time gets one mark. The other devices of the user see it this late."""
-MOST_KNOWN: Final = 10_000
+MAX_KNOWN: Final = 10_000
 """Memberships whose watermark is known: 4 MB. In a membership that is not known, the next message gets a mark."""
 MARKS_PER_TURN: Final = 100
 """Marks that begin in one turn of the event loop, each as a task: about 3 ms."""
-LONGEST_WAIT_SECONDS: Final = 1.0
+MAX_WAIT_SECONDS: Final = 1.0
 """How long a read, or the end of a hub, waits for marks. The membership may be locked, or the server gone."""
 PART_OF_TIME_LEFT: Final = 8
 """A read waits no longer than this part of the time until its deadline, so that it still has time for itself."""
@@ -82,7 +82,7 @@ class AuthorMarks:
         await in_slices([*keys], self._begin, MARKS_PER_TURN)
         if tasks := [self._in_flight[key] for key in keys if key in self._in_flight]:
             left = (deadline - asyncio.get_running_loop().time()) / PART_OF_TIME_LEFT
-            await asyncio.wait(tasks, timeout=min(left, LONGEST_WAIT_SECONDS))
+            await asyncio.wait(tasks, timeout=min(left, MAX_WAIT_SECONDS))
 
     def _sent(self, change: MessagesSent) -> None:
         if not self._marking.is_running:
@@ -113,7 +113,7 @@ class AuthorMarks:
     def _know(self, key: Key, seq: int) -> None:
         self._known.pop(key, None)
         self._known[key] = seq
-        if len(self._known) > MOST_KNOWN:
+        if len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
     async def _mark_all(self) -> float | None:
@@ -126,7 +126,7 @@ class AuthorMarks:
     async def _finish(self) -> None:
         await in_slices([*self._waiting], self._begin, MARKS_PER_TURN)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LONGEST_WAIT_SECONDS)
+            await asyncio.wait(self._tasks, timeout=MAX_WAIT_SECONDS)
 
     def _wait(self, key: Key, seq: int) -> None:
         self._waiting[key] = max(seq, self._waiting.get(key, 0))

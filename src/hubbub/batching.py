@@ -12,7 +12,7 @@ Workers, each of which runs one batch after another until nothing is left to tak
 
     none --a request waits--> one --`load` requests--> `workers`, each of which takes its part of all
                                |
-                               +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
+                               +--a statement unanswered for 50 ms--> one more per such statement, to MAX_WORKERS
 
 A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. To cancel
 the caller then cancels the statement, which may have been committed. So a change that must not run twice always
@@ -46,7 +46,7 @@ ALLOW_ANOTHER_WORKER_AFTER_SECONDS: Final = 0.05
 """How long an unanswered statement holds back the next one. A statement takes 1 to 20 ms, so 50 ms mean a locked
 row or a server that hangs, which must not stop all callers."""
 
-MOST_WORKERS: Final = 4
+MAX_WORKERS: Final = 4
 """Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20. Twice
 as many as `workers`, if that is more."""
 
@@ -59,7 +59,7 @@ DISTRIBUTED_WORKERS: Final = 8
 LOAD: Final = 50
 """Requests that wait or are in flight. With fewer, two statements cost more than they gain (docs/decisions.md)."""
 
-MOST_WAITING: Final = 10_000
+MAX_WAITING: Final = 10_000
 """Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
 
 ANSWERS_PER_TURN: Final = 50
@@ -368,7 +368,7 @@ class Batcher(Generic[Item, Result]):
         self._ready = queue.ready  # not empty: there is a request to take
         self._per_batch = per_batch
         self._workers = workers
-        self._most_workers = max(MOST_WORKERS, 2 * workers)
+        self._most_workers = max(MAX_WORKERS, 2 * workers)
         self._load = load
         self._slots = None if most_waiting is None else Slots(most_waiting)
         self._writes = writes

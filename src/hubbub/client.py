@@ -48,7 +48,7 @@ POSITIONS_PER_FRAME: Final = 500
 MANY_ROOMS: Final = 128
 """A client in more rooms sends fingerprints of its positions first: 128 positions are 9 KB."""
 FIRST_PAUSE_SECONDS: Final = 0.5
-LONGEST_PAUSE_SECONDS: Final = 30.0
+MAX_PAUSE_SECONDS: Final = 30.0
 STABLE_SECONDS: Final = 10.0
 """A connection that was ready for this long ends the growth of the pauses."""
 CONNECT_SECONDS: Final = 10.0
@@ -224,7 +224,7 @@ class Client:
                 if asyncio.get_running_loop().time() - self._ready_at > STABLE_SECONDS:
                     attempt = 0
                 self._lose()
-                backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10))
+                backoff = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10))
                 attempt += 1
                 # The pause spreads load and guards nothing.
                 await asyncio.sleep(random.uniform(shortest, max(longest, backoff)))  # noqa: S311

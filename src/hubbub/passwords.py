@@ -20,20 +20,20 @@ from hubbub.models import Secret
 
 R = TypeVar("R")
 
-LONGEST_BYTES: Final = 72
+MAX_BYTES: Final = 72
 """The bytes that bcrypt uses. In UTF-8 these are 72 characters of ASCII, 24 of Chinese."""
 
 LEAST_COST: Final = 10
 """About 60 ms per hash. A lower cost makes stolen hashes too cheap to attack."""
 USUAL_COST: Final = 12
 """About 250 ms per hash, which a login can bear."""
-MOST_COST: Final = 16
+MAX_COST: Final = 16
 """About 4 s per hash. At a higher cost the caller would stop waiting, and the thread could not be stopped."""
 
 # At most four code points become one of NFC, so what is longer than this is too long in any form. Checked first: a
 # long run of accents is slow to normalise.
-_LONGEST_INPUT: Final = 4 * LONGEST_BYTES
-_TOO_LONG: Final = f"must have at most {LONGEST_BYTES} bytes in UTF-8"
+_MAX_INPUT_LENGTH: Final = 4 * MAX_BYTES
+_TOO_LONG: Final = f"must have at most {MAX_BYTES} bytes in UTF-8"
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}", re.ASCII)
@@ -66,7 +66,7 @@ class Passwords:
         deadline_seconds: float = 10,
     ) -> None:
         """`cost` is that of bcrypt, from 10 to 16: each step doubles the time. Raises: Invalid."""
-        self._cost = inputs.whole_number("cost", cost, LEAST_COST, MOST_COST)
+        self._cost = inputs.whole_number("cost", cost, LEAST_COST, MAX_COST)
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         for name, value in (("threads", size), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -212,12 +212,12 @@ def _encoded(password: object) -> bytes:
         raise Invalid("password", "must be text")
     if not password:
         raise Invalid("password", "must not be empty")
-    if len(password) > _LONGEST_INPUT:
+    if len(password) > _MAX_INPUT_LENGTH:
         raise Invalid("password", _TOO_LONG)
     if _NOT_TEXT.search(password):
         raise Invalid("password", "must not contain a NUL character or half of a surrogate pair")
     secret = normalize("NFC", password).encode()
-    if len(secret) > LONGEST_BYTES:
+    if len(secret) > MAX_BYTES:
         raise Invalid("password", _TOO_LONG)
     return secret
 

@@ -15,7 +15,7 @@ from hubbub.author_marks import AuthorMarks
 from hubbub.batching import (
     DISTRIBUTED_WORKERS,
     LOAD,
-    MOST_WAITING,
+    MAX_WAITING,
     PUT_BACK,
     WORKERS,
     Batcher,
@@ -41,7 +41,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 CHANGES_PER_STATEMENT: Final = 500
-LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
+MAX_LOCK_WAIT_SECONDS: Final = 0.1
 """How long a statement for several rooms waits for a locked one, before the others go on without that room. The
 pool tries it three times."""
 PART_OF_TIME_LEFT: Final = 8
@@ -101,7 +101,7 @@ class ChangeBatcher:
             per_batch=per_batch,
             workers=WORKERS,
             load=LOAD,
-            most_waiting=MOST_WAITING,
+            most_waiting=MAX_WAITING,
             writes=True,
         )
         self._lookups: set[asyncio.Task[Message]] = set()
@@ -191,7 +191,7 @@ class ChangeBatcher:
 def longest_lock_wait(deadline: float) -> str:
     """How long a statement for several rooms, with this deadline, waits for a locked one."""
     left = deadline - asyncio.get_running_loop().time()
-    return f"{max(min(LONGEST_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
+    return f"{max(min(MAX_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
 
 
 def single_result(outcomes: Sequence[T | Exception]) -> T:

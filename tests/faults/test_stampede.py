@@ -23,7 +23,7 @@ from faults.worker import Worker
 from hubbub import Settings, migrations
 
 POOL_SIZE = 2
-MOST_CONNECTIONS = 500
+MAX_CONNECTIONS = 500
 SLICE_SECONDS = 0.1
 RECEIVED = re.compile(r"^(\S+ \S+) \S+ \[\d+\].* connection received", re.MULTILINE)
 
@@ -36,7 +36,7 @@ async def roomy(fragile_folder: Path, fragile_servers: FragileServers) -> AsyncI
     settings = await servers.start()
     await execute(
         servers.administrator(settings.postgres),
-        f"ALTER SYSTEM SET max_connections = {MOST_CONNECTIONS}",
+        f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}",
         "ALTER SYSTEM SET log_connections = on",
     )
     await servers.shut_down("postgresql")

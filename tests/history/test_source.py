@@ -10,7 +10,7 @@ import pytest
 
 from history import histories
 from hubbub.history import source as module
-from hubbub.history.lines import LONGEST_LINE
+from hubbub.history.lines import MAX_LINE_BYTES
 from hubbub.history.source import CHUNK, Batch, Source, batches, read_lines
 
 
@@ -102,7 +102,7 @@ def test_batches_are_read_from_a_pipe() -> None:
 
 
 def test_overlong_line_is_refused_without_filling_memory_and_the_next_is_read() -> None:
-    found = taken(b"x" * (3 * LONGEST_LINE) + b"\n" + line(content="after"))
+    found = taken(b"x" * (3 * MAX_LINE_BYTES) + b"\n" + line(content="after"))
     assert (contents(found), refused(found)) == (["after"], [1])
 
 

@@ -485,7 +485,7 @@ async def test_pool_is_whole_after_a_thousand_random_cancellations(pool: Pool, o
     async def block(number: int) -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, number, "a")
-            await tx.attempt(WRITE, 10_000 + number, "b")
+            await tx.fetch_in_savepoint(WRITE, 10_000 + number, "b")
 
     async def call(number: int) -> None:
         nonlocal done

@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
     "fetch_one": lambda executor, statement, arg: executor.fetch_one(statement, arg),
     "fetch_shared": lambda executor, statement, arg: executor.fetch_shared(statement, arg),
     "execute": lambda executor, statement, arg: executor.execute(statement, arg),
-    "attempt": lambda executor, statement, arg: executor.attempt(statement, arg),
+    "fetch_in_savepoint": lambda executor, statement, arg: executor.fetch_in_savepoint(statement, arg),
     "look_up": look_up,
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
@@ -90,7 +90,7 @@ WITH_DEADLINE: dict[str, Callable[[Executor, float], Awaitable[object]]] = {
     "fetch_all": lambda executor, at: executor.fetch_all(SLEEP, HANG_SECONDS, deadline=at),
     "fetch_one": lambda executor, at: executor.fetch_one(SLEEP, HANG_SECONDS, deadline=at),
     "fetch_shared": lambda executor, at: executor.fetch_shared(SLEEP, HANG_SECONDS, deadline=at),
-    "attempt": lambda executor, at: executor.attempt(SLEEP, HANG_SECONDS, deadline=at),
+    "fetch_in_savepoint": lambda executor, at: executor.fetch_in_savepoint(SLEEP, HANG_SECONDS, deadline=at),
 }
 
 
@@ -102,7 +102,7 @@ async def test_rows_become_models(pool: Pool, opened: Open) -> None:
     async with opened(pool) as executor:
         assert await executor.fetch_all(pair, 2) == [(1, 2), (2, 3)]
         assert await executor.fetch_shared(pair, 2) == [(1, 2), (2, 3)]
-        assert await executor.attempt(pair, 1) == [(1, 2)]
+        assert await executor.fetch_in_savepoint(pair, 1) == [(1, 2)]
         assert await executor.fetch_one(pair, 2) == (1, 2)
         assert await executor.fetch_one(pair, 0) is None
 
@@ -186,8 +186,8 @@ async def test_executor_goes_on_after_a_failed_attempt(pool: Pool, opened: Open)
     async with opened(pool) as executor:
         await executor.execute(WRITE, 1, "a")
         with pytest.raises(Conflict):
-            await executor.attempt(WRITE, 1, "b")
-        assert await executor.attempt(IDS) == [1]
+            await executor.fetch_in_savepoint(WRITE, 1, "b")
+        assert await executor.fetch_in_savepoint(IDS) == [1]
         await executor.execute(WRITE, 2, "b")
     assert await ids(pool) == [1, 2]
 
@@ -332,7 +332,12 @@ async def test_ended_block_refuses_calls(pool: Pool, opened: Open) -> None:
     async with opened(pool) as executor:
         async with executor.transaction() as block:
             await block.execute(WRITE, 1, "a")
-        calls = (block.fetch_all(IDS), block.fetch_one(IDS), block.execute(WRITE, 2, "b"), block.attempt(IDS))
+        calls = (
+            block.fetch_all(IDS),
+            block.fetch_one(IDS),
+            block.execute(WRITE, 2, "b"),
+            block.fetch_in_savepoint(IDS),
+        )
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert {str(error) for error in errors} == {"hub: the transaction is over"}
         with pytest.raises(Unavailable, match="the transaction is over"):

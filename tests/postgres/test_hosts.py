@@ -14,7 +14,7 @@ from faults.relays import Blackhole
 from hubbub import Hub, PostgresSettings, Settings, Unavailable
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.connection import Hosts
-from hubbub.postgres.pool import LONGEST_LOOK_PAUSE_SECONDS, LOOK_SECONDS
+from hubbub.postgres.pool import LOOK_SECONDS, MAX_LOOK_PAUSE_SECONDS
 from ports import free_port
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -144,7 +144,7 @@ async def test_primary_is_looked_for_less_and_less_often_while_it_is_only_slow(
             pauses = [await connections._look() for _ in range(6)]
             assert relay.accepted == 1 + 5  # the first round only notes the statement
             assert pauses[0] <= LOOK_SECONDS
-            assert pauses[-1] >= LONGEST_LOOK_PAUSE_SECONDS / 2
+            assert pauses[-1] >= MAX_LOOK_PAUSE_SECONDS / 2
             slow.cancel()
             await until(lambda: not connections.used)
             assert await connections._look() <= LOOK_SECONDS

@@ -87,8 +87,8 @@ async def test_setting_turns_prepared_statements_and_the_server_timeout_off(
             assert [await tx.fetch_one(ECHO, text) for text in ("a", "b")] == ["a", "b"]
 
             async def block() -> None:
-                await tx.attempt(WRITE, 1, "a")
-                await tx.attempt(WRITE, 1, "a")
+                await tx.fetch_in_savepoint(WRITE, 1, "a")
+                await tx.fetch_in_savepoint(WRITE, 1, "a")
 
             with pytest.raises(Conflict):
                 await block()

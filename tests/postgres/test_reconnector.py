@@ -11,7 +11,7 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool
 from hubbub.postgres.connection import now
-from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, PacedReconnector
+from hubbub.postgres.pool import MAX_RECONNECT_PAUSE_SECONDS, PacedReconnector
 from postgres.notes import ONE, Observer
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
@@ -58,7 +58,7 @@ async def test_cancelled_caller_does_not_end_the_attempt_of_the_others() -> None
 
 async def test_caller_waits_no_longer_than_it_asks_for() -> None:
     server = Server(refusals=0)
-    server.reconnector.failed(Unavailable("postgresql", "away"), took_seconds=LONGEST_RECONNECT_PAUSE_SECONDS)
+    server.reconnector.failed(Unavailable("postgresql", "away"), took_seconds=MAX_RECONNECT_PAUSE_SECONDS)
     await server.reconnector.next_attempt(0.001)
     assert server.attempts == 0
     await server.reconnector.close()

@@ -60,7 +60,7 @@ async def test_concurrent_callers_use_one_transaction_one_after_the_other(pool: 
     async def one(tx: Executor, number: int) -> None:
         async with tx.transaction() as savepoint:
             await savepoint.execute(WRITE, number, "a")
-            await asyncio.gather(savepoint.fetch_one(ONE), savepoint.attempt(WRITE, 100 + number, "b"))
+            await asyncio.gather(savepoint.fetch_one(ONE), savepoint.fetch_in_savepoint(WRITE, 100 + number, "b"))
             if number % 2:
                 raise Oops
 
@@ -84,7 +84,11 @@ async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: 
 
     async def block() -> None:
         async with pool.transaction() as tx:
-            calls = (tx.fetch_one(SLEEP, 0.5), tx.execute(WRITE, 1, "never"), tx.attempt(WRITE, 2, "never"))
+            calls = (
+                tx.fetch_one(SLEEP, 0.5),
+                tx.execute(WRITE, 1, "never"),
+                tx.fetch_in_savepoint(WRITE, 2, "never"),
+            )
             tasks.extend(asyncio.create_task(call) for call in calls)
             await until_it_answers(observer.sees_active)
             raise Oops
@@ -401,7 +405,7 @@ async def test_transaction_cancelled_anywhere_is_committed_as_a_whole_or_not_at_
         async with pool.transaction() as tx:
             await tx.execute(WRITE, number, "one half")
             async with tx.transaction() as savepoint:
-                await savepoint.attempt(WRITE, 10_000 + number, "other half")
+                await savepoint.fetch_in_savepoint(WRITE, 10_000 + number, "other half")
 
     committed = 0
     for number in range(200):

@@ -38,7 +38,7 @@ class Watched(Pool):
         self.deadlines.append((statement.name, None))
         return await super().execute(statement, *args)
 
-    attempt = fetch_all
+    fetch_in_savepoint = fetch_all
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, U
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import ReadReceipts, Rooms
-from hubbub.repositories.read_receipts import MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS, SEQS_PER_STEP
+from hubbub.repositories.read_receipts import MAX_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS, SEQS_PER_STEP
 from hubbub.sql import UNREAD_AMONG
 from plans import pages_touched, rows_read
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
@@ -278,7 +278,7 @@ async def test_unread_counts_and_marks_read_the_newest_messages_only_of_a_table_
             (UNREAD_AMONG, ReadReceipts._UNREAD_COUNT, room.id, ada.id, 100),
             (100 + 10, Rooms._LIST_FOR, bob.id, *newest, 50, 100),
             (100 + 10, Rooms._SUMMARY, bob.id, room.id, 100),
-            (MOST_RECEIPTS_PER_CALL + 10, ReadReceipts._MARK_READ, room.id, bob.id, head),
+            (MAX_RECEIPTS_PER_CALL + 10, ReadReceipts._MARK_READ, room.id, bob.id, head),
         ):
             read = await rows_read(connection, statement, *arguments)
             assert read["messages"] <= most, (statement.name, read)
@@ -460,7 +460,7 @@ async def test_mark_read_of_very_many_stores_the_newest_receipts(
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     first = await hub.messages.send(room.id, ada.id, "first")
-    head = await fill(pool, room, ada, MOST_RECEIPTS_PER_CALL)
+    head = await fill(pool, room, ada, MAX_RECEIPTS_PER_CALL)
     await hub.messages.send(room.id, bob.id, "mine")  # gets no receipt
     assert await hub.receipts.mark_read(room.id, bob.id, up_to=head + 1) == head + 1
     second, last = (await hub.messages.page(room.id, after=first, limit=1)).items[0], head

@@ -26,7 +26,7 @@ from hubbub import (
     Settings,
     User,
 )
-from hubbub.batching import MOST_WORKERS
+from hubbub.batching import MAX_WORKERS
 from hubbub.hub import Repositories
 from hubbub.postgres import Pool, connect
 from log import log_of
@@ -137,7 +137,7 @@ async def test_locked_room_leaves_senders_and_changes_of_other_rooms_alone(
         stuck = start(changes)
         await asyncio.sleep(0.2)
         assert hub._pool.use.waiting == 0
-        assert hub._pool.use.in_use <= MOST_WORKERS
+        assert hub._pool.use.in_use <= MAX_WORKERS
         # Each would fail at the deadline that it shares with the stuck ones.
         await asyncio.gather(
             *start(elsewhere),

@@ -53,7 +53,7 @@ def test_decoder_returns_a_frame_or_names_a_field(text: str) -> None:
     except frames.NotAFrame:
         return
     assert isinstance(kind, str)
-    assert ref is None or 0 <= ref <= frames.LONGEST_REF
+    assert ref is None or 0 <= ref <= frames.MAX_REF
     if kind in COMMANDS:
         assert _decoded(kind, text) in {COMMANDS[kind].frame, *FIELDS, "frame", "type"}
 

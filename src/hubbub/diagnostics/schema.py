@@ -168,7 +168,7 @@ async def _answers(executor: Executor, node: Node) -> bool:
     """Each node in a statement of its own, so that one that hangs does not use the time of the others."""
     asked = Statement("doctor.node", bool, "SELECT citus_check_connection_to_node($1, $2) AS answers")
     try:
-        [answers] = await executor.attempt(asked, node.host, node.port)
+        [answers] = await executor.fetch_in_savepoint(asked, node.host, node.port)
     except Unavailable as failure:
         if not failure.retryable:
             raise
@@ -455,7 +455,7 @@ async def _plan(executor: Executor, schema: str, statement: Statement[Any]) -> d
     await executor.fetch_all(Statement("doctor.prepare", str, prepare))
     explain = f"EXPLAIN (FORMAT JSON) EXECUTE hubbub_doctor {nulls}"
     try:
-        [plan] = await executor.attempt(Statement("doctor.explain", json.loads, explain))
+        [plan] = await executor.fetch_in_savepoint(Statement("doctor.explain", json.loads, explain))
     finally:
         # A prepared statement outlives the transaction, and behind a pooler also this connection.
         await executor.fetch_all(Statement("doctor.deallocate", str, "DEALLOCATE hubbub_doctor"))

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import NamedTuple
 
 # A start or stop of a server takes 0.05 to 1 s: the wait for it is at most this much longer.
-LONGEST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 0.1
 
 
 class Lock(NamedTuple):
@@ -76,4 +76,4 @@ def pauses(seconds: float) -> Iterator[float]:
     pause = 0.005
     while monotonic() < deadline:
         yield pause
-        pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+        pause = min(pause * 1.5, MAX_PAUSE_SECONDS)

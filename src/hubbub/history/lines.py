@@ -22,8 +22,8 @@ from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role, UserKind
 from hubbub.postgres import uuid_of
 
-LONGEST_LINE: Final = 1 << 20
-"""In bytes. A message of 65,536 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
+MAX_LINE_BYTES: Final = 1 << 20
+"""A message of 65,536 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
 ends does not fill the memory."""
 
 DISTINCT_NAMES: Final = 10_000
@@ -248,8 +248,8 @@ _DECODER: Final = msgspec.json.Decoder(AnyLine)
 
 def parse_line(raw: bytes) -> AnyLine:
     """The line in these bytes. Raises: Invalid (hubbub cannot store it, whatever is in the database)."""
-    if len(raw) > LONGEST_LINE:
-        raise Invalid("line", f"longer than {LONGEST_LINE:,} bytes")
+    if len(raw) > MAX_LINE_BYTES:
+        raise Invalid("line", f"longer than {MAX_LINE_BYTES:,} bytes")
     try:
         line: AnyLine = _DECODER.decode(raw)
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from hubbub.errors import Invalid
-from hubbub.history.lines import LONGEST_LINE, AnyLine, EqualMessages, parse_line
+from hubbub.history.lines import MAX_LINE_BYTES, AnyLine, EqualMessages, parse_line
 from hubbub.postgres import Statement
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ def _numbered_lines(file: io.BufferedReader, refuse: Callable[[int, str], None])
     try:
         compressed = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)  # by content: a name can be wrong
         opened = gzip.GzipFile(fileobj=file) if compressed else file
-        while line := opened.readline(LONGEST_LINE + 1):
+        while line := opened.readline(MAX_LINE_BYTES + 1):
             number += 1
             end = line
-            while len(end) > LONGEST_LINE and not end.endswith(b"\n"):
-                end = opened.readline(LONGEST_LINE + 1)
+            while len(end) > MAX_LINE_BYTES and not end.endswith(b"\n"):
+                end = opened.readline(MAX_LINE_BYTES + 1)
             yield number, (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).rstrip(b"\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error):
         refuse(number + 1, "the compressed file is damaged from here on")

@@ -72,9 +72,9 @@ KEYS_PER_STATEMENT = 1_000
 INDEX_IS_COMPLETE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 
 # Each attempt is one short statement, so at this pause twenty waiting processes send about twenty per second.
-LONGEST_LOCK_PAUSE_SECONDS = 1.0
+MAX_LOCK_PAUSE_SECONDS = 1.0
 # Each attempt may block the application for the lock timeout of 2 s. This leaves it more than half of the time.
-LONGEST_RETRY_PAUSE_SECONDS = 5.0
+MAX_RETRY_PAUSE_SECONDS = 5.0
 # A server that does not confirm the end of a session in this time is left without its answer.
 CLOSE_SECONDS = 1.0
 
@@ -186,7 +186,7 @@ async def take_lock(session: Session, within_seconds: float) -> None:
     deadline = now() + within_seconds
     pause = 0.05
     while now() + pause <= deadline:
-        pause = await _sleep(pause, LONGEST_LOCK_PAUSE_SECONDS)
+        pause = await _sleep(pause, MAX_LOCK_PAUSE_SECONDS)
         if await _has_taken_lock(session):
             return
     raise Unavailable("postgresql", f"other processes were migrating it for {within_seconds:g} s")
@@ -221,7 +221,7 @@ async def _run(
             return
         finally:
             connection.terminate()
-        pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
+        pause = await _sleep(pause, MAX_RETRY_PAUSE_SECONDS)
 
 
 def milliseconds(seconds: float) -> str:

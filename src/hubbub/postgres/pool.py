@@ -65,7 +65,7 @@ ATTEMPTS: Final = 3
 """How often a statement is sent in all, if it is safe to send again. A deadlock or a restart rarely hits one call
 twice, and the deadline bounds the time in any case."""
 
-LONGEST_RETRY_PAUSE_SECONDS: Final = 0.02
+MAX_RETRY_PAUSE_SECONDS: Final = 0.02
 """The longest pause before the second attempt, twice that before the third. Long enough for the other side of a
 deadlock to commit, and little beside a deadline of seconds."""
 
@@ -73,17 +73,17 @@ RECONNECT_STEP_SECONDS: Final = 0.05
 """By how much each pause between attempts to connect exceeds the one before: a short outage ends for the callers
 within 0.1 s, and a long one costs few attempts."""
 
-LONGEST_RECONNECT_PAUSE_SECONDS: Final = 2.0
+MAX_RECONNECT_PAUSE_SECONDS: Final = 2.0
 """The longest pause between attempts to connect: how late a process may notice that the server is back."""
 
-LONGEST_SEARCH_PAUSE_SECONDS: Final = 0.5
+MAX_SEARCH_PAUSE_SECONDS: Final = 0.5
 """As above, where there are several hosts: how late a process may notice that a standby was promoted."""
 
 LOOK_SECONDS: Final = 0.3
 """Of several hosts, the primary is searched again after a statement has been unanswered this long, or twice that.
 A server that hangs would otherwise hold its callers until their deadlines, even if another one was promoted."""
 
-LONGEST_LOOK_PAUSE_SECONDS: Final = 2.0
+MAX_LOOK_PAUSE_SECONDS: Final = 2.0
 """The pause doubles up to this while the same primary is found: a server that is only slow would otherwise get
 three connections a second from each process."""
 
@@ -255,7 +255,7 @@ class Pool:
         tag = await self._run(statement, args, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
-    attempt = fetch_all  # each statement on a pool is a transaction of its own
+    fetch_in_savepoint = fetch_all  # each statement on a pool is a transaction of its own
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """A statement on the pool is committed when it returns, so the action runs now."""
@@ -318,7 +318,7 @@ class Pool:
                 raise
             except Unavailable as failure:
                 may_be_done = may_be_done or failure.outcome_unknown
-                pause = jittered(LONGEST_RETRY_PAUSE_SECONDS * min(attempt, ATTEMPTS), at_least=0.05)
+                pause = jittered(MAX_RETRY_PAUSE_SECONDS * min(attempt, ATTEMPTS), at_least=0.05)
                 # Each repetition may meet the next change of the schema, and none of them has done anything.
                 is_used_up = attempt >= ATTEMPTS and not isinstance(failure.__cause__, SCHEMA_CHANGED)
                 is_last = connection is None or is_used_up or now() + pause >= deadline
@@ -423,7 +423,7 @@ class Connections:
         self._has_several_hosts = len(self._hosts.addresses) > 1
         self._reconnector = PacedReconnector(
             self._reconnect,
-            LONGEST_SEARCH_PAUSE_SECONDS if self._has_several_hosts else LONGEST_RECONNECT_PAUSE_SECONDS,
+            MAX_SEARCH_PAUSE_SECONDS if self._has_several_hosts else MAX_RECONNECT_PAUSE_SECONDS,
         )
         self._running: dict[Connection, float] = {}
         """The connections with a statement at the last look, and when each was idle last."""
@@ -606,7 +606,7 @@ class Connections:
                 found = await self._connect(self._settings.connect_timeout_seconds)
                 found.terminate()
                 if all(one.address == found.address for one in running):
-                    self._look_pause_seconds = min(2 * pause, LONGEST_LOOK_PAUSE_SECONDS)
+                    self._look_pause_seconds = min(2 * pause, MAX_LOOK_PAUSE_SECONDS)
         self._running = running
         return jittered(self._look_pause_seconds)
 
@@ -676,7 +676,7 @@ class PacedReconnector:
     def __init__(
         self,
         connect: Callable[[], Awaitable[None]],
-        longest_pause_seconds: float = LONGEST_RECONNECT_PAUSE_SECONDS,
+        longest_pause_seconds: float = MAX_RECONNECT_PAUSE_SECONDS,
     ) -> None:
         """`connect` makes one attempt. It calls `failed` and raises `Unavailable`, or calls `succeeded`."""
         self._connect = connect

@@ -298,7 +298,9 @@ class Executor(Protocol):
         """Run the statement. Returns the number of rows that it changed."""
         ...
 
-    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+    async def fetch_in_savepoint(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> list[T]:
         """As `fetch_all`, for a statement that may fail: a transaction can go on after it."""
         ...
 

@@ -196,7 +196,9 @@ class OpenTransaction:
             ),
         )
 
-    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+    async def fetch_in_savepoint(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> list[T]:
         async with self.transaction(deadline=deadline) as savepoint:
             return await savepoint.fetch_all(statement, *args)
 
@@ -332,7 +334,7 @@ def run_action(action: Callable[[], None]) -> None:
 
 # Statements of the application's own
 
-_LONGEST_SQL: Final = 1024 * 1024
+_MAX_SQL_LENGTH: Final = 1024 * 1024
 _FIRST_WORDS = re.compile(
     r"(?:\s|--[^\n]*|/\*.*?\*/)*+(?P<command>[a-z]+)(?:\s+(?P<scope>[a-z]+))?", re.DOTALL | re.IGNORECASE
 )
@@ -349,7 +351,7 @@ def _check_sql(sql: object) -> None:
 
     Raises: Invalid.
     """
-    words = _FIRST_WORDS.match(inputs.text("sql", sql, longest=_LONGEST_SQL))
+    words = _FIRST_WORDS.match(inputs.text("sql", sql, longest=_MAX_SQL_LENGTH))
     if words is None:
         return
     command, scope = words["command"].upper(), (words["scope"] or "").upper()

@@ -40,7 +40,7 @@ PAUSE_STEP_SECONDS: Final = 0.05
 """Added to the pause by each attempt that failed. After a restart of the server the first attempt is due within
 50 ms, as by the default of ioredis."""
 
-LONGEST_PAUSE_SECONDS: Final = 2.0
+MAX_PAUSE_SECONDS: Final = 2.0
 """Bounds how long a server that is back stays unused. A server that is away gets at most one attempt per second
 from each connection."""
 
@@ -430,4 +430,4 @@ def _lasting(reason: str) -> Unavailable:
 
 def pause_seconds(failures: int) -> float:
     """The pause before the next attempt, shortened by up to half so that not all processes return at once."""
-    return jittered(min(failures * PAUSE_STEP_SECONDS, LONGEST_PAUSE_SECONDS))
+    return jittered(min(failures * PAUSE_STEP_SECONDS, MAX_PAUSE_SECONDS))

@@ -31,7 +31,7 @@ RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
 rooms that would be members x messages rows, and the watermarks alone tell which members have read a message."""
 
-MOST_RECEIPTS_PER_CALL: Final = 1_000
+MAX_RECEIPTS_PER_CALL: Final = 1_000
 """A member with more unread messages gets receipts for the newest of them. 100,000 rows would take longer than the
 deadline, so that the member could never mark the room as read."""
 
@@ -116,7 +116,7 @@ class ReadReceipts(Repository, Renamed):
                     AND messages.user_id IS DISTINCT FROM target.user_id
                     AND messages.deleted_at IS NULL
                 ORDER BY messages.seq DESC
-                {at_most(MOST_RECEIPTS_PER_CALL)}
+                {at_most(MAX_RECEIPTS_PER_CALL)}
             ) AS unread
             WHERE target.keeps_receipts
             ON CONFLICT DO NOTHING
@@ -146,7 +146,7 @@ class ReadReceipts(Repository, Renamed):
         idempotent=True,
         distributed=f"""
         SELECT of_room AS room_id, of_user AS user_id, watermark AS last_read_seq, has_moved, is_shown
-        FROM hubbub_mark_read($1, $2, $3, {RECEIPTS_UP_TO_MEMBERS}, {MOST_RECEIPTS_PER_CALL})
+        FROM hubbub_mark_read($1, $2, $3, {RECEIPTS_UP_TO_MEMBERS}, {MAX_RECEIPTS_PER_CALL})
         """,
     )
     _MARK_MANY = Statement(

@@ -411,7 +411,7 @@ class RoomUsers(Repository):
             return await run(self._ADD_MANY, rooms, users, roles, lock_wait, if_public, deadline=deadline)
 
         try:
-            members = await insert(self._executor.attempt)
+            members = await insert(self._executor.fetch_in_savepoint)
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             if len(set(rooms)) > 1:
                 raise

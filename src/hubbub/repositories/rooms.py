@@ -43,7 +43,7 @@ ROOM = readable(Room, computed=IS_DIRECT)
 
 ROOM_COLUMNS: Final = len(Room.__struct_fields__)
 
-LONGEST_LIST: Final = 1_000
+MAX_LIST_LENGTH: Final = 1_000
 """Each page looks at all rooms of the user, so one page of 1,000 is quicker than five of 200."""
 
 PREVIEW_AMONG: Final = 200
@@ -377,7 +377,7 @@ class Rooms(Repository):
         # rooms are distributed: there only the id keeps the room unique.
         for id in (direct_id(key),) if self._executor.is_distributed else (direct_id(key), uuid7()):
             try:
-                made = await self._executor.attempt(
+                made = await self._executor.fetch_in_savepoint(
                     self._CREATE_DIRECT,
                     id,
                     DIRECT_NAME,
@@ -553,7 +553,7 @@ class Rooms(Repository):
         `unread` stops counting at `unread_cap` (1 to 1,000), because a screen shows "99+", and counts among the
         newest 5,000 messages of the room.
         """
-        limit = inputs.limit(limit, longest=LONGEST_LIST)
+        limit = inputs.limit(limit, longest=MAX_LIST_LENGTH)
         user_id = inputs.uuid("user_id", user_id)
         cursor = self._LIST_CURSOR
         newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))

@@ -49,7 +49,7 @@ PARTS: Final = 16
 ENTRIES_PER_READ: Final = 100
 """A worker stores its position after this many entries, and repeats at most these after a crash."""
 LEASE_SECONDS: Final = 10.0
-LONGEST_RENEWAL_SECONDS: Final = LEASE_SECONDS / 4
+MAX_RENEWAL_SECONDS: Final = LEASE_SECONDS / 4
 """Leases are renewed at least this often, however long they are. Another worker, which does not know their length,
 may shorten them to `LEASE_SECONDS`."""
 FIRST_PAUSE_SECONDS: Final = 0.01
@@ -661,4 +661,4 @@ class ChangeFeed:
                 await self._store(self._lease_seconds)
             except Unavailable as failure:
                 logger.info("renewing the lease of a feed again, after: %s", failure)
-        return min(self._lease_seconds / 4, LONGEST_RENEWAL_SECONDS)
+        return min(self._lease_seconds / 4, MAX_RENEWAL_SECONDS)

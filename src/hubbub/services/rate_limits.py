@@ -15,7 +15,7 @@ from hubbub.redis.replies import as_int, as_list
 LARGEST_CAPACITY: Final = 1_000_000_000
 """Far below 2 to the power of 53, up to which the numbers of Lua are exact."""
 
-LONGEST_FILL_SECONDS: Final = 366 * 86_400
+MAX_FILL_SECONDS: Final = 366 * 86_400
 """Bounds how long a key stays in Redis."""
 
 FAIL_OPEN_SECONDS: Final = 0.5
@@ -103,6 +103,6 @@ def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: i
     if not isinstance(key, str):
         raise Invalid("key", "must be text")
     inputs.limit(capacity, longest=LARGEST_CAPACITY, field="capacity")
-    if capacity / inputs.positive("refill_per_second", refill_per_second) > LONGEST_FILL_SECONDS:
+    if capacity / inputs.positive("refill_per_second", refill_per_second) > MAX_FILL_SECONDS:
         raise Invalid("refill_per_second", "must fill the bucket within a year")
     inputs.limit(cost, longest=capacity, field="cost")

@@ -21,7 +21,7 @@ from hubbub.settings.tls import SslMode
 Reason = str | None
 """Why a value is refused, or None."""
 
-_LONGEST_FILE = 10_000  # characters: room for any password or URL, and a wrong file is not read to its end
+_MAX_FILE_LENGTH = 10_000  # characters: room for any password or URL, and a wrong file is not read to its end
 
 
 class Variable(NamedTuple):
@@ -289,9 +289,9 @@ def _content(name: str, file: Path) -> str:
     with suppress(OSError):
         if file.is_file():
             with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
-                text = opened.read(_LONGEST_FILE + 1).removesuffix("\n").removesuffix("\r")
-    if not 1 <= len(text) <= _LONGEST_FILE:
-        raise Invalid(name, f"must name a readable file of 1 to {_LONGEST_FILE} characters")
+                text = opened.read(_MAX_FILE_LENGTH + 1).removesuffix("\n").removesuffix("\r")
+    if not 1 <= len(text) <= _MAX_FILE_LENGTH:
+        raise Invalid(name, f"must name a readable file of 1 to {_MAX_FILE_LENGTH} characters")
     return text
 
 

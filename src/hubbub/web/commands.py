@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Call", Any], Awaitable[object]]
 
-LONGEST_SEARCH: Final = 100
+MAX_SEARCH_LENGTH: Final = 100
 ANSWER_BYTES: Final = 512 * 1024
 """An answer with more than one item is not larger. 16 answers may wait for a client that does not read."""
 WATCHED_MEMBERS: Final = 200
@@ -141,7 +141,7 @@ class OneRoom(frames.Frame, frozen=True, tag="room"):
 
 
 class PublicRooms(frames.Frame, frozen=True, tag="public_rooms"):
-    prefix: Annotated[str, Meta(max_length=LONGEST_SEARCH)] = ""
+    prefix: Annotated[str, Meta(max_length=MAX_SEARCH_LENGTH)] = ""
     limit: int = 50
     after: str | None = None
 
@@ -231,13 +231,13 @@ class UpdateProfile(frames.Frame, frozen=True, tag="update_profile"):
 class Watch(frames.Frame, frozen=True, tag="watch"):
     """The rooms of whose members the presence is wanted, instead of those before."""
 
-    room_ids: Annotated[list[UUID], Meta(max_length=frames.MOST_WATCHED_ROOMS)]
+    room_ids: Annotated[list[UUID], Meta(max_length=frames.MAX_WATCHED_ROOMS)]
 
 
 class Users(frames.Frame, frozen=True, tag="users"):
     """The users with these ids, or those whose name begins with the prefix."""
 
-    prefix: Annotated[str, Meta(max_length=LONGEST_SEARCH)] | None = None
+    prefix: Annotated[str, Meta(max_length=MAX_SEARCH_LENGTH)] | None = None
     user_ids: Annotated[list[UUID], Meta(max_length=200)] | None = None
     limit: int = 20
 

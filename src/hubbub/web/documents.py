@@ -24,7 +24,7 @@ FROM_SERVER: Final = (
     frames.Bye,
     *get_args(FeedEvent),
 )
-REF: Final = {"type": "integer", "minimum": 0, "maximum": frames.LONGEST_REF}
+REF: Final = {"type": "integer", "minimum": 0, "maximum": frames.MAX_REF}
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
 PROBLEM: Final = {
     "description": "An error.",

@@ -25,14 +25,14 @@ SUBPROTOCOL: Final = f"hubbub.{VERSION}"
 MAX_POSITIONS: Final = 500
 """Positions in one frame: 35 KB."""
 FINGERPRINT_LENGTH: Final = FINGERPRINT_BYTES * 4 // 3
-MOST_WATCHED_ROOMS: Final = 100
+MAX_WATCHED_ROOMS: Final = 100
 """The largest `Limits.watched_rooms`. The members of all of them are read for the answer to `watch`."""
 DEVICE_LENGTH: Final = 100
 TOKEN_LENGTH: Final = 1_000
-LONGEST_REF: Final = 2**53 - 1
+MAX_REF: Final = 2**53 - 1
 """The largest integer that JavaScript holds exactly."""
 
-Ref = Annotated[int, Meta(ge=0, le=LONGEST_REF)]
+Ref = Annotated[int, Meta(ge=0, le=MAX_REF)]
 Token = Annotated[str, Meta(max_length=TOKEN_LENGTH)]
 Device = Annotated[str, Meta(min_length=1, max_length=DEVICE_LENGTH)]
 Pages = Annotated[str, Meta(max_length=MAX_PAGES * FINGERPRINT_LENGTH, pattern="^[A-Za-z0-9_-]+$")]
@@ -192,7 +192,7 @@ def envelope(text: str | bytes) -> tuple[str, int | None]:
         found = _decode_envelope(text)
     except (*DECODING_ERRORS, ValueError) as error:  # also for half of a surrogate pair
         raise NotAFrame from error
-    is_ref = type(found.ref) is int and 0 <= found.ref <= LONGEST_REF
+    is_ref = type(found.ref) is int and 0 <= found.ref <= MAX_REF
     return found.type, found.ref if is_ref else None
 
 

@@ -94,8 +94,8 @@ class Gateway:
         if ping_seconds <= SWEEP_SECONDS:  # a ping would come too late
             raise Invalid("ping_seconds", f"must be more than {SWEEP_SECONDS:g}")
         self.spread_seconds = inputs.positive("spread_seconds", spread_seconds)
-        if limits.watched_rooms > frames.MOST_WATCHED_ROOMS:
-            raise Invalid("limits", f"must have watched_rooms of at most {frames.MOST_WATCHED_ROOMS}")
+        if limits.watched_rooms > frames.MAX_WATCHED_ROOMS:
+            raise Invalid("limits", f"must have watched_rooms of at most {frames.MAX_WATCHED_ROOMS}")
         self.commands = dict(commands.COMMANDS)
         self.encoder = Encoder()
         self._connections: dict[UUID, dict[GatewayConnection, None]] = {}

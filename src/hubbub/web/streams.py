@@ -17,7 +17,7 @@ from hubbub.web.connections import GatewayConnection
 
 COMMENT_SECONDS: Final = 15.0
 """How often a silent stream has a comment. Proxies cut lines that are silent for longer."""
-MOST_ROOMS_IN_ID: Final = 100
+MAX_ROOMS_IN_ID: Final = 100
 """An id is sent back in a header, of which proxies take 4 to 8 KB. One of 100 rooms has 5 KB."""
 RETRY_SECONDS: Final = (1.0, 5.0)
 """How long an `EventSource` whose stream was cut waits. By itself each waits as long as all others."""
@@ -32,7 +32,7 @@ HEADERS: Final = (
 
 def encode_id(positions: Mapping[UUID, str]) -> str | None:
     """The positions as the id of an event. None if they are too many."""
-    if len(positions) > MOST_ROOMS_IN_ID:
+    if len(positions) > MAX_ROOMS_IN_ID:
         return None
     rooms = [_ROOM.pack(room_id.bytes, urlsafe_b64decode(cursor)) for room_id, cursor in positions.items()]
     return urlsafe_b64encode(b"".join(rooms)).decode()
@@ -101,5 +101,5 @@ class EventStream(GatewayConnection):
         """The last of the frames that are sent next has the positions after all of them."""
         if self.has_ids:
             # To encode many and then find that they do not fit would cost 10 ms per event in 10,000 rooms.
-            fits = len(follower.positions) <= MOST_ROOMS_IN_ID
+            fits = len(follower.positions) <= MAX_ROOMS_IN_ID
             self._id = (encode_id(follower.cursors) if fits else None) or ""

@@ -161,7 +161,7 @@ async def test_invalid_draft_is_refused_before_a_statement_is_sent(
             await hub.messages.send_many(room.id, ada.id, [NewMessage("fine", id=id), wrong])  # type: ignore[list-item]
         assert refused.value.field == field
     with pytest.raises(Invalid) as refused:
-        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(send.MOST_DRAFTS + 1)))
+        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(send.MAX_DRAFTS + 1)))
     assert refused.value.field == "drafts"
     assert await log_of(pool, room.id) == ["joined"]
 

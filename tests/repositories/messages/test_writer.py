@@ -188,7 +188,7 @@ async def test_send_whose_answer_was_lost_is_recognised_on_the_retry(
 async def test_full_queue_refuses_senders_at_their_deadline(
     settings: Settings, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MOST_WAITING", 10)
+    monkeypatch.setattr(writer, "MAX_WAITING", 10)
     short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=2))
     long = replace(settings, postgres=replace(settings.postgres, deadline_seconds=60))
     holder = await connect(settings.postgres)
@@ -292,8 +292,8 @@ async def test_locked_room_does_not_hold_up_a_few_senders_elsewhere(hub: Hub, ad
 
 @pytest.mark.one_server("its pool is smaller than the statements in flight there")
 async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
-    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(batching.MOST_WORKERS * 2)]
-    small = replace(settings, postgres=replace(settings.postgres, pool_size=batching.MOST_WORKERS + 1))
+    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(batching.MAX_WORKERS * 2)]
+    small = replace(settings, postgres=replace(settings.postgres, pool_size=batching.MAX_WORKERS + 1))
     async with Hub(small) as sending, hub.transaction() as tx:
         for room in rooms:
             await tx.rooms.update(room.id, description="locked")

@@ -42,10 +42,12 @@ class Recorded(Pool):
         self._note(statement, deadline)
         return await super().fetch_one(statement, *args, deadline=deadline)
 
-    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+    async def fetch_in_savepoint(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> list[T]:
         self._note(statement, deadline)
         self.last_args = args
-        return await super().attempt(statement, *args, deadline=deadline)
+        return await super().fetch_in_savepoint(statement, *args, deadline=deadline)
 
 
 @pytest.fixture
@@ -129,14 +131,16 @@ class LockingPool(Recorded):
         self._locked = locked
         self._lock = AsyncExitStack()
 
-    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+    async def fetch_in_savepoint(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> list[T]:
         match self.names.count("messages.send_many"):
             case 1:
                 transaction = await self._lock.enter_async_context(self.transaction())
                 await transaction.execute(TOUCH, self._locked.id)
             case 3:
                 await self._lock.aclose()
-        return await super().attempt(statement, *args, deadline=deadline)
+        return await super().fetch_in_savepoint(statement, *args, deadline=deadline)
 
 
 @pytest.mark.one_server("a batch is one room there")

@@ -24,7 +24,7 @@ V = TypeVar("V")
 
 MESSAGE: Final = columns(Message)
 
-MOST_DRAFTS: Final = 10_000
+MAX_DRAFTS: Final = 10_000
 """Bounds the time for which one call locks its room: about a second on a busy machine of 2 cores."""
 MESSAGES_PER_STATEMENT: Final = 500
 """A larger batch gains nothing (docs/decisions.md)."""
@@ -72,9 +72,9 @@ async def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) ->
     """The drafts, if all can be sent. Raises: Invalid (its field names the draft, as `drafts[3].content`)."""
     drafts: dict[UUID, Draft] = {}
     time_slice = TimeSlice()
-    for number, new in enumerate(tuple(islice(news, MOST_DRAFTS + 1))):
-        if number == MOST_DRAFTS:
-            raise Invalid("drafts", f"must be at most {MOST_DRAFTS}")
+    for number, new in enumerate(tuple(islice(news, MAX_DRAFTS + 1))):
+        if number == MAX_DRAFTS:
+            raise Invalid("drafts", f"must be at most {MAX_DRAFTS}")
         if not isinstance(new, NewMessage):
             raise Invalid(f"drafts[{number}]", "must be a NewMessage")
         try:
@@ -140,7 +140,7 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
     Raises: NotAMember, Invalid (the reply is to no message of the room), Conflict (another message has the id).
     """
     try:
-        sent = await executor.attempt(
+        sent = await executor.fetch_in_savepoint(
             SEND,
             draft.id,
             draft.room_id,
@@ -390,7 +390,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         room_ordinals.append(room_ordinal + 1)
         ordinals.append(counts[room_ordinal])
     originals = _originals(drafts)
-    [(old_seqs, sent, at)] = await executor.attempt(
+    [(old_seqs, sent, at)] = await executor.fetch_in_savepoint(
         SEND_MANY,
         [draft.id for draft in drafts],
         _integers(room_ordinals),

@@ -23,7 +23,7 @@ from hubbub.batching import (
     ANSWERS_PER_TURN,
     DISTRIBUTED_WORKERS,
     LOAD,
-    MOST_WAITING,
+    MAX_WAITING,
     PUT_BACK,
     WORKERS,
     Batcher,
@@ -52,7 +52,7 @@ from hubbub.repositories.messages.send import (
 )
 from hubbub.repository import ROOMS_NOT_LOCKED
 
-MOST_CALLS: Final = 2
+MAX_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
 CHECK_IDS_FIRST_SECONDS: Final = 1.0
 """A client, or a whole process, resends all unanswered messages. A batch with a resent message fails and is sent
@@ -82,12 +82,12 @@ class MessageWriter:
             per_batch=MESSAGES_PER_STATEMENT,
             workers=WORKERS,
             load=LOAD,
-            most_waiting=MOST_WAITING,
+            most_waiting=MAX_WAITING,
             writes=True,
             committed=self._committed,
         )
         self._calls: set[asyncio.Task[list[Message]]] = set()
-        self._slots_for_calls = Slots(MOST_CALLS)
+        self._slots_for_calls = Slots(MAX_CALLS)
         self._is_closed = False
         self.durations = LatencyHistogram()
         """Of calls of `send` that ended in a message."""

@@ -62,7 +62,7 @@ REMEMBERED_ENDS: Final = 1_000
 ABSENT_LOOKUPS: Final = 2
 """Lookups without a membership that a live position outlasts. The first answer may be older than the position.
 After the second the log is read, which has the leaving. If it does not, the third lookup ends the position."""
-LONGEST_ABSENCE: Final = 1_000
+MAX_MISSED_ENTRIES: Final = 1_000
 """Entries of a log. It bounds how much is read and not delivered. After a longer absence the room begins with the
 newest joining, without visits in between that this process did not notice."""
 CONFIRM_SECONDS: Final = 1.0
@@ -785,7 +785,7 @@ class Followers:
                 self._changed[follower.user_id] = None
                 return
             ended_at = follower.ended_at.pop(room.room_id, None)
-            if ended_at is not None and start - ended_at.seq <= LONGEST_ABSENCE:
+            if ended_at is not None and start - ended_at.seq <= MAX_MISSED_ENTRIES:
                 self._open(follower, room, ended_at, on_end).read_to_next_joining()
             else:
                 self._open(follower, room, Position(start, ANY_ENTRY), on_end).catch_up()
