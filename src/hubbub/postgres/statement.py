@@ -301,7 +301,7 @@ class Executor(Protocol):
     async def fetch_in_savepoint(
         self, statement: Statement[T], *args: object, deadline: float | None = None
     ) -> list[T]:
-        """As `fetch_all`, for a statement that may fail: a transaction can go on after it."""
+        """As `fetch_all`. In a transaction it runs in a savepoint, so that this can go on after an error."""
         ...
 
     def transaction(self, *, deadline: float | None = None) -> AbstractAsyncContextManager[Executor]:

@@ -144,12 +144,12 @@ async def test_heads_of_one_and_of_many_rooms(hub: Hub, pool: Pool, room: Room, 
     sent = await hub.messages.send(room.id, ada.id, "hello")
     place = Position.decode(room.id, sent.cursor)
     assert await logs.head(room.id) == place
-    heads = {head.room_id: head for head in await logs.heads({room.id: 2, uuid4(): 1})}
+    heads = {head.room_id: head for head in await logs.check({room.id: 2, uuid4(): 1})}
     assert list(heads) == [room.id]
     assert heads[room.id].position == place
-    (nothing,) = await logs.heads({room.id: 3})
+    (nothing,) = await logs.check({room.id: 3})
     assert (nothing.last_seq, nothing.position) == (2, None)
-    (start,) = await logs.heads({room.id: 0})
+    (start,) = await logs.check({room.id: 0})
     assert start.position == START
     with pytest.raises(NotFound):
         await logs.head(uuid4())

@@ -140,10 +140,10 @@ async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
     """The room looks rewound, and is deleted when its head is read."""
     other = await comparing.rooms.create("other", created_by=ada.id)
     rooms = comparing._feed._rooms
-    really = rooms._logs.heads
+    really = rooms._logs.check
     is_deleted = False
 
-    async def heads(places: dict[object, int | None]) -> object:
+    async def check(places: dict[object, int | None]) -> object:
         nonlocal is_deleted
         found = await really(places)  # type: ignore[arg-type]
         if room.id in places and not is_deleted:
@@ -153,7 +153,7 @@ async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
         return found
 
     async with comparing.follow(ada.id) as feed:
-        monkeypatch.setattr(rooms._logs, "heads", heads)
+        monkeypatch.setattr(rooms._logs, "check", check)
         assert await take(feed) == [RoomGone(room.id)]
         assert comparing._feed._comparing is not None
         sent = await without_redis.messages.send(other.id, ada.id, "still received")

@@ -47,21 +47,21 @@ class Entry(NamedTuple):
 class LogSlice(NamedTuple):
     """A part of the log of a room, after a position.
 
-    `head` is the last seq of the log, `end` the seq up to which the part is complete: beyond its last entry if
-    rows were purged by other means than hubbub's. `last` is the position to go on from. `is_rewound` means that
-    the log does not have at the position what the reader has seen there; then there are no entries, and `end` is
-    0.
+    `last_seq` is that of the log. `complete_up_to` is the seq up to which the part is complete: beyond its last
+    entry if rows were purged by other means than hubbub's. `is_rewound` means that the log does not have at the
+    position what the reader has seen there. Then there are no entries, and `complete_up_to` is 0.
     """
 
     entries: list[Entry]
-    head: int
-    end: int
-    last: Position
+    last_seq: int
+    complete_up_to: int
+    next_position: Position
+    """The position to go on from."""
     is_rewound: bool
 
 
-class Head(NamedTuple):
-    """The `last_seq` of a room, and the position of the entry at the seq of the call; None beyond the end."""
+class LogCheck(NamedTuple):
+    """The `last_seq` of a room, and the position at the seq that the caller asked for; None beyond `last_seq`."""
 
     room_id: UUID
     last_seq: int
@@ -134,14 +134,14 @@ def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> l
     return values
 
 
-def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
+def _check_of(*row: Any) -> LogCheck:  # noqa: ANN401 - each column has a type of its own
     """The head of a log, and the position of the entry at a seq: a message, or a row of room_events."""
     room_id, last_seq, seq, sent_id, sent_at, kind, message_id, user_id, at = row
     if sent_id is not None:
-        return Head(room_id, last_seq, Position(seq, message_hash(sent_id, sent_at)))
+        return LogCheck(room_id, last_seq, Position(seq, message_hash(sent_id, sent_at)))
     if kind is not None:
-        return Head(room_id, last_seq, Position(seq, event_hash(kind, message_id, user_id, at)))
-    return Head(room_id, last_seq, _without_entry(seq, last_seq))
+        return LogCheck(room_id, last_seq, Position(seq, event_hash(kind, message_id, user_id, at)))
+    return LogCheck(room_id, last_seq, _without_entry(seq, last_seq))
 
 
 def _without_entry(seq: int, last_seq: int) -> Position | None:
@@ -159,7 +159,7 @@ def _slice_of(
     """The slice of rows, which were read from the position on. `head` is the end of the log if there are none."""
     found, head, first, _ = rows[0] if rows else (0, head, None, None)
     there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
-    if not Head(room_id, head, there).holds(after):
+    if not LogCheck(room_id, head, there).holds(after):
         return LogSlice([], head, 0, after, is_rewound=True)
     entries = [Entry(at, event) for _, _, at, event in rows if event is not None and at.seq > after.seq]
     last = rows[-1][2] if rows and not entries else after
@@ -297,7 +297,7 @@ class Logs:
         if not rows or rows[0][1] < least:
             return None
         found = _slice_of(rows, room_id, after, limit, rows[0][1])
-        return None if found.is_rewound else (found.head, found)
+        return None if found.is_rewound else (found.last_seq, found)
 
     _HEAD_COLUMNS = f"""
         SELECT
@@ -313,7 +313,7 @@ class Logs:
         """
     _HEADS = Statement(
         "log.heads",
-        _head_of,
+        _check_of,
         f"""
         {_HEAD_COLUMNS.format(seq="known.seq")}
         FROM unnest($1::uuid[], $2::bigint[]) AS known (room_id, seq)
@@ -329,7 +329,7 @@ class Logs:
     )
     _HEAD = Statement(
         "log.head",
-        _head_of,
+        _check_of,
         f"""
         {_HEAD_COLUMNS.format(seq="rooms.last_seq")}
         FROM rooms
@@ -345,8 +345,8 @@ class Logs:
         """,
     )
 
-    async def heads(self, seqs: Mapping[UUID, int], *, deadline: float | None = None) -> list[Head]:
-        """The heads of the rooms that exist, each with the position of the given seq."""
+    async def check(self, seqs: Mapping[UUID, int], *, deadline: float | None = None) -> list[LogCheck]:
+        """The `last_seq` of each room that exists, with the position at the given seq."""
         return await self._executor.fetch_all(self._HEADS, list(seqs), list(seqs.values()), deadline=deadline)
 
     async def head(self, room_id: UUID, *, viewer: UUID | None = None, deadline: float | None = None) -> Position:

@@ -453,8 +453,8 @@ class Messages(Repository):
             head = (await self._logs.head(room_id, viewer=viewer, deadline=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
-        going_on = reading.last.encode(room_id) if reading.last.seq else None
-        return LogPage(room_id, events, going_on, has_more=reading.end < reading.head)
+        going_on = reading.next_position.encode(room_id) if reading.next_position.seq else None
+        return LogPage(room_id, events, going_on, has_more=reading.complete_up_to < reading.last_seq)
 
     async def _read_room(
         self,

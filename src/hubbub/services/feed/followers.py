@@ -288,16 +288,14 @@ class Follower:
         for entry in page.entries[:space]:
             self._take(followed, _without_content(entry, withheld) if withheld else entry)
         if len(page.entries) <= space:
-            followed.skip_to(page.end)
+            followed.skip_to(page.complete_up_to)
         inbox.behind.pop(followed, None)  # to the end of the queue, so that each room that is behind has its turn
         followed.catch_up()
 
     async def _withheld(self, room_id: UUID, seq: int, page: LogSlice) -> Set[UUID]:
         """The messages on the page whose content is of an edit from after the user left. Raises: Unavailable."""
-        edited = edited_in(page)
-        if not edited or (
-            page.end == page.head and not any(self._is_own_leave(entry.event) for entry in page.entries)
-        ):
+        edited, is_last = edited_in(page), page.complete_up_to == page.last_seq
+        if not edited or (is_last and not any(self._is_own_leave(entry.event) for entry in page.entries)):
             return frozenset()
         return await self._followers.memberships.edited_after_leaving(room_id, self.user_id, seq, edited)
 
@@ -576,7 +574,7 @@ class Followers:
         heads: dict[UUID, Position] = {}
         for start in range(0, len(rooms), HEADS_PER_STATEMENT):
             some = {room.room_id: room.last_seq for room in rooms[start : start + HEADS_PER_STATEMENT]}
-            for head in await self._logs.heads(some, deadline=deadline):
+            for head in await self._logs.check(some, deadline=deadline):
                 if head.position is not None:
                     heads[head.room_id] = head.position
         return heads
@@ -597,7 +595,7 @@ class Followers:
         reasons: dict[UUID, ResyncReason] = {}
         for start in range(0, len(seen), HEADS_PER_STATEMENT):
             some = dict(seen[start : start + HEADS_PER_STATEMENT])
-            for found in await self._logs.heads(some, deadline=deadline):
+            for found in await self._logs.check(some, deadline=deadline):
                 if not found.holds(after[found.room_id]):
                     reasons[found.room_id] = "rewound"
                 elif after[found.room_id].seq < found.last_seq - self._at_most_behind:

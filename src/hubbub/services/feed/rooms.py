@@ -56,7 +56,7 @@ from hubbub.instrumentation import Instrumentation
 from hubbub.models import Message, ResyncReason
 from hubbub.positions import ANY_ENTRY, Position
 from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
-from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
+from hubbub.repositories.messages import PAGE_BYTES, Entry, LogCheck, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn, Pace, next_in_turn
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
@@ -280,17 +280,17 @@ class FollowedRooms:
         elif page.is_rewound:
             await self._rewind(room)
         else:
-            room.skip_to(page.end)
+            room.skip_to(page.complete_up_to)
             # A seq beyond the head is of a former log, and is forgotten. One that was announced during the read
             # may be newer than the page, and is kept.
             is_new = room.announced_seq != announced_seq
-            room.announced_seq = max(room.announced_seq, page.head) if is_new else page.head
+            room.announced_seq = max(room.announced_seq, page.last_seq) if is_new else page.last_seq
 
     async def _leaving(self, room: FollowedRoom, page: LogSlice) -> Set[UUID]:
         """The users who left after an entry of the page that shows a later edit. Raises: Unavailable."""
         if not edited_in(page):
             return NO_USERS
-        if page.end < page.head:
+        if page.complete_up_to < page.last_seq:
             return await self._memberships.left_after(room.id, room.position.seq)
         return {entry.event.user_id for entry in page.entries if isinstance(entry.event, MemberLeft)}
 
@@ -343,7 +343,7 @@ class FollowedRooms:
         }
         if not asked:
             return
-        heads = await self._logs.heads({room_id: position.seq for room_id, (_, position, _) in asked.items()})
+        heads = await self._logs.check({room_id: position.seq for room_id, (_, position, _) in asked.items()})
         for head in heads:
             room, position, rewinds = asked.pop(head.room_id)
             if room.rewinds == rewinds:
@@ -351,7 +351,7 @@ class FollowedRooms:
         for room, _, _ in asked.values():
             self._end_all(room)
 
-    async def _compare_head(self, room: FollowedRoom, asked: Position, head: Head) -> None:
+    async def _compare_head(self, room: FollowedRoom, asked: Position, head: LogCheck) -> None:
         """The log has to hold the entry that was taken here, also if more were taken meanwhile."""
         if room.contradicted is asked:
             room.contradicted = None
