@@ -408,7 +408,7 @@ class Messages(Repository):
         return await self._read_room(
             room_id,
             span.seen,
-            lambda executor, least, by: read_on_replica(executor, least, span, by, viewer),
+            lambda executor, least, deadline: read_on_replica(executor, least, span, deadline, viewer),
             lambda: read(self._executor, span, deadline, viewer),
             deadline,
         )
@@ -442,8 +442,8 @@ class Messages(Repository):
         reading = await self._read_room(
             room_id,
             after.seq,
-            lambda executor, least, by: self._logs.read_on_replica(
-                executor, least, room_id, after, limit, viewer=viewer, deadline=by
+            lambda executor, least, deadline: self._logs.read_on_replica(
+                executor, least, room_id, after, limit, viewer=viewer, deadline=deadline
             ),
             lambda: self._logs.read(room_id, after, limit, viewer=viewer, deadline=deadline),
             deadline,
@@ -498,9 +498,9 @@ class Messages(Repository):
         created_at, message_id = newest if after is None else cursor.decode(user_id, after)
         messages, deadline = None, self._executor.deadline()
 
-        def read(executor: Executor, by: float) -> Awaitable[list[Message]]:
+        def read(executor: Executor, at: float) -> Awaitable[list[Message]]:
             return executor.fetch_all(
-                self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=min(by, deadline)
+                self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=min(at, deadline)
             )
 
         if self._replicas is not None:
