@@ -564,3 +564,18 @@ async def test_question_without_an_answer_fails_the_call_and_ends_the_connection
     await until_it_answers(observer.sees_no_connection)
     await warm_up(pool)
     assert asked == 2
+
+
+async def test_caller_cancelled_after_the_answer_leaves_no_connection_open(pool: Pool, observer: Observer) -> None:
+    async def is_distributed(_: OpenTransaction) -> bool:
+        caller.cancel()  # takes effect in the COMMIT
+        return False
+
+    async def call() -> None:
+        await pool.fetch_one(ONE)
+
+    pool.refuse_if(is_distributed)
+    caller = asyncio.create_task(call())
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    await until_it_answers(observer.sees_no_connection)

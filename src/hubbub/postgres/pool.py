@@ -584,10 +584,11 @@ class Connections:
         """
         if self.ask_whether_distributed is None or not all(one.is_closed() for one in (*self.idle, *self.used)):
             return
-        is_refused = True  # until the answer is no
+        is_refused = True  # also without an answer, as when the caller is cancelled
         try:
             async with OpenTransaction.begin(connection, self._settings.deadline_seconds, deadline) as executor:
-                is_refused = await self.ask_whether_distributed(executor)
+                answer = await self.ask_whether_distributed(executor)
+            is_refused = answer
         except Unavailable as error:  # the caller's own statement was not sent
             raise Unavailable("postgresql", error.reason, retryable=error.retryable) from error.__cause__
         finally:
