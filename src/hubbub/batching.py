@@ -14,9 +14,9 @@ Workers, each of which runs one batch after another until nothing is left to tak
                                |
                                +--a statement unanswered for 50 ms--> one more per such statement, to MAX_WORKERS
 
-A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. To cancel
-the caller then cancels the statement, which may have been committed. So a change that must not run twice always
-has a worker. No timer delays anything. A request that a caller has abandoned takes nothing from the others.
+A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. A cancelled
+caller then cancels the statement, which may have been committed. So a change that must not run twice always has a
+worker. No timer delays anything. A request that a caller has abandoned takes nothing from the others.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def ignore(change: Change) -> None:
 class Commits:
     """Calls the parts of a hub for each change that they registered for, in the order of registration.
 
-    It is the `OnCommit` of all repositories: they call it.
+    All repositories call it, as their `OnCommit`.
     """
 
     def __init__(self) -> None:

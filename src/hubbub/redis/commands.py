@@ -319,7 +319,7 @@ class Connection(Reconnector[CommandProtocol]):
         return CommandProtocol(transport, reader, self)
 
     def redirect(self, call: Call, error: ReplyError) -> bool:
-        """Send a call that was refused elsewhere. False where the refusal is its reply."""
+        """Send a refused call to another server. False if it sends none: the caller then gets the refusal."""
         return False
 
     def _on_connected(self, protocol: CommandProtocol) -> None:

@@ -1,4 +1,4 @@
-"""The words of a command, the replies to it, and the errors that callers get for error replies.
+"""The words of a command, its replies and the checks of their kind, and the errors for error replies.
 
 A reply of the wrong kind is a bug of the caller or of a script, not an event of the network. It raises TypeError.
 """

@@ -86,7 +86,7 @@ class _State(NamedTuple):
     member: RoomUser | None
 
     def check_may(self, action: str, *roles: Role) -> None:
-        """Raises: why this user may not do what members with these roles may, if that is still so."""
+        """Returns if the user may by now do what members with these roles may. Raises: NotAMember, Forbidden."""
         if self.member is None:
             raise NotAMember(*self.key)
         if self.is_direct:
@@ -109,7 +109,7 @@ class _State(NamedTuple):
 def _actor(user_id: str, lock_wait: str) -> str:
     """A part of a WITH: the membership of the user who changes that of $2.
 
-    Both are locked in the order of their ids, so that neither changes before this is committed, and two who change
+    Both rows are locked in the order of their ids, so that neither changes before the COMMIT. Two users who change
     each other take turns. An admin who removes another one stays admin.
     """
     return f"""actor AS MATERIALIZED (
@@ -141,12 +141,12 @@ _ANOTHER_ADMIN: Final = "EXISTS (SELECT 1 FROM admins WHERE user_id <> $2)"
 
 
 def _removal(
-    name: str, of_function: str, condition: str, before: str = "", source: str = ""
+    name: str, function_call: str, condition: str, before: str = "", source: str = ""
 ) -> Statement[MemberKey]:
-    """Ends a membership if the condition holds. `before` and `source` are as in `_set_role`. `of_function` calls
-    the function that does the same.
+    """Ends a membership if the condition holds. `before` and `source` are as in `_set_role`. `function_call` does
+    the same where rooms are distributed.
 
-    The membership is deleted first: of two calls for the same member, the second waits and then finds none.
+    The membership is deleted first, so that the second of two calls for one member waits and finds none.
     """
     return Statement(
         name,
@@ -163,15 +163,15 @@ def _removal(
         SELECT room_id, user_id
         FROM gone
         """,
-        distributed=of_function and f"SELECT of_room AS room_id, of_user AS user_id FROM {of_function}",
+        distributed=function_call and f"SELECT of_room AS room_id, of_user AS user_id FROM {function_call}",
     )
 
 
 def _set_role(
-    name: str, of_function: str, condition: str, before: str = "", source: str = ""
+    name: str, last_arguments: str, condition: str, before: str = "", source: str = ""
 ) -> Statement[RoomUser]:
     """Gives a member another role if the condition holds. `before` are the tables that the condition reads, of
-    which `source` is joined. `of_function` are the last arguments of the function that does the same."""
+    which `source` is joined. `last_arguments` are those of the function that does the same."""
     return Statement(
         name,
         RoomUser,
@@ -190,7 +190,7 @@ def _set_role(
         SELECT {MEMBER}
         FROM changed
         """,
-        distributed=f"SELECT {MEMBER} FROM hubbub_set_role($1, $2, $3, {of_function})",
+        distributed=f"SELECT {MEMBER} FROM hubbub_set_role($1, $2, $3, {last_arguments})",
     )
 
 

@@ -108,7 +108,7 @@ PAGE = Statement("messages.page", Message, _page(quickly_readable(Message)), bui
 
 
 def _viewers(ids: str) -> str:
-    """A part of a WITH: the ids of those viewers who are members, or no row. None is read where `ids` is NULL."""
+    """A part of a WITH: the ids of those viewers who are members, or no row. With NULL no membership is read."""
     return f"""viewers AS MATERIALIZED (
         SELECT string_agg(user_id::text, ' ') AS ids
         FROM room_users

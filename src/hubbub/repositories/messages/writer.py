@@ -72,7 +72,7 @@ class MessageWriter:
         self._executor = executor
         self._on_commit = on_commit
         self._deadline_seconds = deadline_seconds
-        self._batches = IndependentSends(executor)
+        self._independent_sends = IndependentSends(executor)
         self._batcher = Batcher[Draft, Message](
             "write messages",
             partial(send_one, executor),
@@ -111,7 +111,7 @@ class MessageWriter:
         return sent
 
     async def _send_each(self, drafts: list[Draft], deadline: float) -> list[BatchOutcome[Message]]:
-        sent = await self._batches.send(drafts, deadline=deadline)
+        sent = await self._independent_sends.send(drafts, deadline=deadline)
         return [*sent] if isinstance(sent, list) else [sent.get(draft.id, PUT_BACK) for draft in drafts]
 
     def _committed(self, messages: Sequence[Message]) -> None:
