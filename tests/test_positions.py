@@ -27,11 +27,11 @@ from hubbub.positions import (
 )
 
 SEQS = st.integers(0, 2**63 - 1)
-MARKS = st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES)
+HASHES = st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES)
 MOMENTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
 
 
-@given(SEQS, MARKS, st.uuids())
+@given(SEQS, HASHES, st.uuids())
 def test_cursor_has_28_characters_and_is_decoded_to_its_position(seq: int, seen: bytes, room_id: UUID) -> None:
     position = Position(seq, seen)
     cursor = position.encode(room_id)
@@ -41,7 +41,7 @@ def test_cursor_has_28_characters_and_is_decoded_to_its_position(seq: int, seen:
     assert Position.decode(room_id, cursor) == position
 
 
-@given(SEQS, MARKS, st.uuids(), st.uuids())
+@given(SEQS, HASHES, st.uuids(), st.uuids())
 def test_cursor_of_another_room_is_refused(seq: int, seen: bytes, room_id: UUID, other_id: UUID) -> None:
     cursor = Position(seq, seen).encode(room_id)
     if room_id != other_id:
@@ -62,7 +62,7 @@ def test_value_that_is_not_a_cursor_is_refused(room_id: UUID, cursor: object) ->
     assert decoded(room_id, cursor) is None
 
 
-@given(st.data(), SEQS, MARKS, st.uuids())
+@given(st.data(), SEQS, HASHES, st.uuids())
 def test_cursor_with_changed_characters_is_refused_or_another_position(
     data: st.DataObject, seq: int, seen: bytes, room_id: UUID
 ) -> None:
@@ -73,7 +73,7 @@ def test_cursor_with_changed_characters_is_refused_or_another_position(
     assert position is None or 0 <= position.seq < 2**63
 
 
-@given(st.integers(2**63, 2**64 - 1), st.uuids(), MARKS)
+@given(st.integers(2**63, 2**64 - 1), st.uuids(), HASHES)
 def test_seq_beyond_a_bigint_is_refused(seq: int, room_id: UUID, seen: bytes) -> None:
     assert decoded(room_id, Position(seq, seen).encode(room_id)) is None
 

@@ -37,7 +37,7 @@ from services.feed.reading import take
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """IndependentSends of ten lines, so that a short file has many."""
+    """Batches of ten lines, so that a short file has many."""
     monkeypatch.setattr(source, "BATCH_LINES", 10)
 
 

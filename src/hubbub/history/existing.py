@@ -1,4 +1,4 @@
-"""What a database has of the lines of a batch already: the rows that they stand for, name, or come too late for.
+"""The rows that exist for the lines of a batch: those that they stand for, name, or come too late for.
 
 Lines with ids or seqs name their rows. For the others an import looks among the entries that it has not appended:
 lines are known from them, or superseded by them. There may be millions, so it reads each of them once, in pages,

@@ -329,7 +329,7 @@ def derive_user_id(nickname: str) -> UUID:
 
 
 def message_id_of(line: MessageLine, nth: int) -> UUID:
-    """The id of the message on a line. Without one: a UUIDv7 of a hash of its time, room, author and content.
+    """The id of the message on a line, or else a UUIDv7 of its time and a hash of time, room, author and content.
 
     `nth` counts the messages before it that are equal in all of these. Ids that ascend with time are inserted
     faster than random ones.

@@ -1,6 +1,7 @@
 """The replay of a batch: each line becomes a message, an event or a membership, changes nothing, or is refused.
 
-    find_existing -> Replay.take, 500 lines at a time -> COPY of messages -> rooms, memberships
+    find_existing -> OtherEntries.locate -> Replay.take, 500 lines at a time
+        -> COPY of messages -> rooms, memberships
 
 The rooms of the batch are locked meanwhile.
 """

@@ -115,7 +115,7 @@ async def test_unusable_cursor_room_or_limit_is_refused(hub: Hub, room: Room, ad
 
 
 async def test_made_up_cursor_shows_nothing_of_the_log(hub: Hub, room: Room, ada: User) -> None:
-    """A cursor with the right form and room also needs the mark of its entry."""
+    """A cursor with the right form and room also needs the hash of its entry."""
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(number)) for number in range(10)])
     for seq in (1, 2, 11, 12, 2**31, 2**63 - 1):
         for made_up in (bytes(8), b"made-up!"):

@@ -92,7 +92,7 @@ def demo(
         reason = "".join(f"; line {line}: {printable(reason)}" for line, reason in refusals.first[:1])
         raise click.BadParameter(f"{title} has no usable line{reason}", param_hint="--log")
     if serve:
-        from hubbub.cli import playing  # noqa: PLC0415 - it takes the lines of this package
+        from hubbub.cli import playing  # noqa: PLC0415 - it imports this package
 
         playing.serve(chain([first], lines), port=port, opens=not no_browser, parent=folder)
         return
