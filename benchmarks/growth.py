@@ -11,7 +11,7 @@ import asyncpg
 
 from benchmarks.context import Context, connect
 from benchmarks.filling import HOT_ROOM, QUIET_ROOM, READER, USUAL_ROOM, fill
-from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop, summary
+from benchmarks.measuring import MIN_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop, summary
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.statement import T
@@ -136,7 +136,7 @@ async def _unread(settings: PostgresSettings, seconds: float) -> Figures:
         receipts = ReadReceipts(pool)
         counts = await receipts.unread_counts(READER)
         assert len(counts) == 100
-        await closed_loop(lambda _: receipts.unread_counts(READER), 1, LEAST_WARM_UP_SECONDS)
+        await closed_loop(lambda _: receipts.unread_counts(READER), 1, MIN_WARM_UP_SECONDS)
         return summary(await closed_loop(lambda _: receipts.unread_counts(READER), 1, seconds))
     finally:
         await pool.close()

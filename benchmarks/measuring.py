@@ -24,7 +24,7 @@ ASYNCIO_SHARE = 0.85
 """The share of each target, which is for uvloop, that plain asyncio has to reach."""
 SELDOM = 3
 """Contenders without a target, and hubbub on asyncio, run in every third round."""
-LEAST_WARM_UP_SECONDS = 0.1
+MIN_WARM_UP_SECONDS = 0.1
 """Enough seconds for 20 connections to prepare their statements."""
 
 
@@ -123,7 +123,7 @@ async def compare(
     in `seldom` run in every third round.
     """
     for load in contenders.values() if warm_up else ():
-        seconds = max(LEAST_WARM_UP_SECONDS, pace.seconds / 4)
+        seconds = max(MIN_WARM_UP_SECONDS, pace.seconds / 4)
         await (load.warm_up(seconds) if isinstance(load, Pooling) else load(seconds))
     found: list[dict[str, Figures]] = []
     for number in range(pace.rounds):

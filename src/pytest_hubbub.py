@@ -70,7 +70,7 @@ def hubbub_settings(hubbub_servers: Settings, hubbub_database: PostgresSettings)
 async def hub(hubbub_settings: Settings) -> AsyncIterator[Hub]:
     """A started hub on `hubbub_settings`, with passwords at the lowest cost. Closed after the test."""
     from hubbub import Hub, Passwords
-    from hubbub.passwords import LEAST_COST
+    from hubbub.passwords import MIN_COST
 
-    async with Hub(hubbub_settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(hubbub_settings, passwords=Passwords(cost=MIN_COST)) as hub:
         yield hub

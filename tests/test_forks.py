@@ -17,7 +17,7 @@ import pytest
 import forking
 from children import in_child
 from hubbub import Hub, HubbubError, Passwords, Room, Settings, Unavailable, User, forks
-from hubbub.passwords import LEAST_COST
+from hubbub.passwords import MIN_COST
 from hubbub.postgres import Pool, connect
 from hubbub.postgres.pool import Connections
 
@@ -133,7 +133,7 @@ async def test_answers_of_parent_are_its_own_while_children_ask(hub: Hub, ada: U
 
 
 async def test_hub_that_was_not_started_works_in_child(settings: Settings, ada: User) -> None:
-    passwords = Passwords(cost=LEAST_COST)
+    passwords = Passwords(cost=MIN_COST)
     await passwords.hash("its threads run in the parent")
     preloaded = Hub(settings, passwords=passwords)
 

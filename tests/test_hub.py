@@ -34,7 +34,7 @@ from hubbub import (
 )
 from hubbub.hub import Repositories, Transaction, find_settings
 from hubbub.migrations import HEAD
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import connect
 from injection.operations import PARTS
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
@@ -320,7 +320,7 @@ async def test_call_of_several_steps_has_one_deadline(
     impatient = Settings(
         postgres=replace(settings.postgres, deadline_seconds=2), redis=replace(settings.redis, deadline_seconds=2)
     )
-    async with Hub(impatient, passwords=Passwords(cost=LEAST_COST, deadline_seconds=2)) as hub:
+    async with Hub(impatient, passwords=Passwords(cost=MIN_COST, deadline_seconds=2)) as hub:
         monkeypatch.setattr(getattr(hub, part), step, never)
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             with pytest.raises(Unavailable, match="within 2 s"):
@@ -629,7 +629,7 @@ async def test_value_that_own_transaction_has_not_taken_is_free_or_a_conflict(
 async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_cheap_hash(
     settings: Settings, hub: Hub
 ) -> None:
-    cheap = await Passwords(cost=LEAST_COST).hash("secret")
+    cheap = await Passwords(cost=MIN_COST).hash("secret")
     ada = await hub.users.create("ada@example.org", "ada", cheap)
     async with hub.transaction() as tx, asyncio.timeout(5):
         await tx.users.update_profile(ada.id, display_name="Ada")

@@ -66,7 +66,7 @@ can raise by then, and its error names the server that did not answer."""
 
 MAINTAIN_SECONDS: Final = 60.0
 
-SHORTEST_SECONDS: Final = 0.001
+MIN_SECONDS: Final = 0.001
 MAX_SECONDS: Final = 366 * 86_400
 """The times of `Options`. Redis takes whole milliseconds, and no time without an end."""
 
@@ -243,8 +243,8 @@ class Options:
             may_be_zero = value == 0 and field.name == "presence_grace_seconds"
             if not field.name.endswith("_seconds") or may_be_absent or may_be_zero:
                 continue
-            if not SHORTEST_SECONDS <= inputs.positive(field.name, value) <= MAX_SECONDS:
-                raise Invalid(field.name, f"must be from {SHORTEST_SECONDS} to {MAX_SECONDS} s")
+            if not MIN_SECONDS <= inputs.positive(field.name, value) <= MAX_SECONDS:
+                raise Invalid(field.name, f"must be from {MIN_SECONDS} to {MAX_SECONDS} s")
 
 
 class Hub(Repositories):

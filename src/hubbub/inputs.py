@@ -46,8 +46,8 @@ METADATA_BYTES: Final = 8_192
 JSON_LEVELS: Final = 32  # far more than applications nest, far less than the limit of any parser in between
 
 PAGE_LIMIT: Final = 200
-LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
-LARGEST_FLOAT: Final = sys.float_info.max
+MAX_SEQ: Final = 2**63 - 1  # of a bigint
+MAX_FLOAT: Final = sys.float_info.max
 
 # Unicode's property Default_Ignorable_Code_Point, which Python does not have, and characters without it that are
 # drawn as nothing: the anchors of annotations, the blank pattern of Braille, the null note head, Egyptian blanks.
@@ -318,10 +318,11 @@ def limit(value: object, *, longest: int = PAGE_LIMIT, field: str = "limit") -> 
 
 def seq(field: str, value: object, *, least: int = 0) -> int:
     """A seq of the log of a room. 0 is the position before the first entry."""
-    return whole_number(field, value, least, LARGEST_SEQ)
+    return whole_number(field, value, least, MAX_SEQ)
 
 
 def whole_number(field: str, value: object, least: int, largest: int) -> int:
+    """A whole number in these bounds, which are allowed themselves. A bool is none."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= largest:
         raise Invalid(field, f"must be a whole number from {least} to {largest}")
     return value
@@ -336,7 +337,7 @@ def flag(field: str, value: object) -> bool:
 
 def positive(field: str, value: object) -> float:
     """A number above 0: of seconds, or of things per second."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_FLOAT:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_FLOAT:
         raise Invalid(field, "must be a number above 0")
     return value
 

@@ -23,7 +23,7 @@ R = TypeVar("R")
 MAX_BYTES: Final = 72
 """The bytes that bcrypt uses. In UTF-8 these are 72 characters of ASCII, 24 of Chinese."""
 
-LEAST_COST: Final = 10
+MIN_COST: Final = 10
 """About 60 ms per hash. A lower cost makes stolen hashes too cheap to attack."""
 USUAL_COST: Final = 12
 """About 250 ms per hash, which a login can bear."""
@@ -66,7 +66,7 @@ class Passwords:
         deadline_seconds: float = 10,
     ) -> None:
         """`cost` is that of bcrypt, from 10 to 16: each step doubles the time. Raises: Invalid."""
-        self._cost = inputs.whole_number("cost", cost, LEAST_COST, MAX_COST)
+        self._cost = inputs.whole_number("cost", cost, MIN_COST, MAX_COST)
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         for name, value in (("threads", size), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -67,9 +67,9 @@ class Position(msgspec.Struct, frozen=True, gc=False):
         return cls(seq, entry_hash)
 
 
-# Of a reader that has not read the entry. No cursor contains it.
+# The hash in the position of a reader that has not read the entry. No cursor contains it.
 ANY_ENTRY: Final = b""
-# Of a seq without an entry.
+# The hash of a seq without an entry.
 NO_ENTRY: Final = bytes(HASH_BYTES)
 # Before the first entry of every log.
 START: Final = Position(0, NO_ENTRY)

@@ -254,7 +254,7 @@ class Synchronous:
         return self
 
     def __next__(self) -> Any:  # noqa: ANN401 - what the iteration yields
-        # With an end of its own, because a task cannot raise StopAsyncIteration to a thread.
+        # `END` marks the end, because a task cannot raise StopAsyncIteration to a thread.
         value = self._loop.call(lambda: anext(self._target, END), block=self._block)
         if value is END:
             raise StopIteration

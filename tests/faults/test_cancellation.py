@@ -16,7 +16,7 @@ from faults.chat import Chat
 from faults.checker import stored_in
 from faults.figures import SCALE, Figures
 from hubbub import Hub, HubbubError, Options, Settings
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
@@ -127,7 +127,7 @@ async def test_cancelled_calls_leave_no_task_connection_lock_or_lease(
     options = Options(presence_grace_seconds=GRACE_SECONDS)
     kinds: set[str] = set()
     user_ids = list(chat.user_ids)
-    async with Hub(settings, options=options, passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(settings, options=options, passwords=Passwords(cost=MIN_COST)) as hub:
         own = asyncio.all_tasks()
         cancelled = 0
 

@@ -26,7 +26,7 @@ from faults.fragile import FragileServers, Which
 from faults.relays import Blackhole
 from hubbub import Conflict, Hub, HubbubError, NotAMember, NotFound, Options, Settings, Unavailable
 from hubbub.instrumentation import Instrumentation, PoolUse
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import connect
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -141,7 +141,7 @@ async def calling(settings: Settings, folder: Path, *, pool_size: int) -> AsyncI
 
     async def started() -> Hub:
         # A read mark of an author that is under way at the freeze would delay a call for the same membership.
-        options, passwords = Options(mark_read_on_send=False), Passwords(cost=LEAST_COST)
+        options, passwords = Options(mark_read_on_send=False), Passwords(cost=MIN_COST)
         return await Hub(short, options=options, instrumentation=measured, passwords=passwords).start()
 
     hub = await answered(started)

@@ -14,7 +14,7 @@ from faults.calls import CHANGES, CHANGES_AFTER_OTHER_WORK, calls_in, world_in
 from faults.figures import Figures
 from faults.relays import Fate, LostAnswers
 from hubbub import Hub, Settings, Unavailable
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from injection.operations import World
 from waiting import until_it_answers
 
@@ -59,7 +59,7 @@ async def losing(settings: Settings) -> AsyncIterator[Losing]:
     postgres = settings.postgres
     async with LostAnswers(postgres.host, postgres.port, fates_of(fates), refuses=2) as relay:
         through = replace(settings, postgres=replace(postgres, port=relay.port))
-        async with Hub(through, passwords=Passwords(cost=LEAST_COST)) as hub:
+        async with Hub(through, passwords=Passwords(cost=MIN_COST)) as hub:
             yield Losing(hub, fates)
 
 

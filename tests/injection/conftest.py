@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hubbub import Hub, PostgresSettings, Settings
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
@@ -21,7 +21,7 @@ async def hub(settings: Settings, servers: Settings) -> AsyncIterator[Hub]:
     The realtime operations accept any channel.
     """
     redis = as_redis_user(servers.redis, "on-any-channel")
-    async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=MIN_COST)) as hub:
         yield hub
 
 

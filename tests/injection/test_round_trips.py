@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from hubbub import Hub, Invalid, NewMessage, Room, User
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from injection.hostile import HOSTILE, or_refused, texts
 
 driven = settings(
@@ -121,7 +121,7 @@ async def test_login_has_no_wildcard_characters(hub: Hub, ada: User, text: str) 
 @driven
 @given(password=texts)
 async def test_password_is_hashed_and_not_stored(hub: Hub, ada: User, password: str) -> None:
-    passwords, hashed = Passwords(cost=LEAST_COST), None
+    passwords, hashed = Passwords(cost=MIN_COST), None
     with or_refused("password"):
         hashed = await passwords.hash(password)
     await passwords.close()

@@ -14,7 +14,7 @@ from hubbub import Hub, Options, RedisSettings, Settings, Unavailable, new_id
 from hubbub.diagnostics import redis as doctor
 from hubbub.diagnostics.figures import Sessions, ask_redis
 from hubbub.events import MessageSent
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.redis import Connection, Gap, ReplyError, Subscriptions, connection_to
 from hubbub.redis.cluster import ClusterConnection
 from hubbub.redis.commands import Call
@@ -119,7 +119,7 @@ async def test_everything_of_every_service_works_in_a_cluster(shared_cluster: Cl
     redis = await shared_cluster.add_users()
     options = Options(typing_seconds=3, presence_grace_seconds=0, presence_heartbeat_seconds=3)
     within = Settings(postgres=settings.postgres, redis=redis)
-    cheap = Passwords(cost=LEAST_COST)
+    cheap = Passwords(cost=MIN_COST)
     async with (
         Hub(within, options=options, passwords=cheap) as hub,
         Hub(within, options=options, passwords=cheap) as other,

@@ -19,7 +19,7 @@ from uuid import UUID
 import pytest
 
 from hubbub import Hub, HubbubError, Settings
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.redis import Connection
 from hubbub.redis.connection import connect as connect_to_redis
 from secrecy.conftest import statements_seen, superuser_of
@@ -42,7 +42,7 @@ async def _refused(action: object) -> str:
 async def _live(settings: Settings) -> tuple[list[str], str]:
     """Use every operation that takes a secret. Returns the tokens that were created, and all errors and reprs."""
     output = ""
-    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(settings, passwords=Passwords(cost=MIN_COST)) as hub:
         ada = await hub.register("ada@example.org", "ada", PASSWORD)
         output += await _refused(hub.register("bob@example.org", "bob", TOO_LONG))
         output += await _refused(hub.register("ada@example.org", "ada", NEW_PASSWORD))
@@ -130,13 +130,13 @@ def _shown(error: BaseException) -> list[tuple[str, str, str]]:
 async def test_locals_of_a_traceback_hold_a_secret_only_under_a_name_that_scrubbers_know(
     settings: Settings,
 ) -> None:
-    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(settings, passwords=Passwords(cost=MIN_COST)) as hub:
         ada = await hub.register("ada@example.org", "ada", PASSWORD)
         stored = await hub.users.find_credentials("ada")
         assert stored is not None
         token = await hub.sessions.create_session(ada.id)
         hashed = stored.password_hash
-        late = Passwords(cost=LEAST_COST, deadline_seconds=0.0001)
+        late = Passwords(cost=MIN_COST, deadline_seconds=0.0001)
         actions = [
             hub.register("bob@example.org", "bob", TOO_LONG),
             hub.register("ada@example.org", "ada", GUESS),

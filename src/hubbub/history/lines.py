@@ -44,8 +44,8 @@ LAST_TIME: Final = datetime.max.replace(tzinfo=UTC) - timedelta.resolution
 `-infinity` and `infinity`, and an account of Go or .NET without a time has the first one."""
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Seq = Annotated[int, msgspec.Meta(ge=1, le=inputs.LARGEST_SEQ)]
-Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.LARGEST_SEQ)]
+Seq = Annotated[int, msgspec.Meta(ge=1, le=inputs.MAX_SEQ)]
+Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.MAX_SEQ)]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):

@@ -193,7 +193,7 @@ class Replay:
         latest = existing.latest.get((room.id, subject_of(line, self._users)))
         if latest is None or (user_id in room.reached and room.reached[user_id].seq >= latest.seq):
             return False
-        if latest.seq >= existing.next_known.get(number, inputs.LARGEST_SEQ):
+        if latest.seq >= existing.next_known.get(number, inputs.MAX_SEQ):
             return True
         has_times = not existing.is_continued or room.id in existing.known_rooms
         return has_times and latest.created_at >= line.at

@@ -82,7 +82,7 @@ class Instrumentation:
         """A listener of `hub.realtime` did not read in time and lost a message. It gets a `Gap` for it."""
 
 
-SHORTEST_SECONDS: Final = 1e-4
+MIN_SECONDS: Final = 1e-4
 """Durations up to this one share a bucket."""
 BUCKET: Final = 1.1
 """Each bucket ends 10 % above the one before: 140 of them up to a minute."""
@@ -95,7 +95,7 @@ class LatencyHistogram:
         self.counts: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
-        self.counts[max(int(log(seconds / SHORTEST_SECONDS, BUCKET)) + 1, 0) if seconds > 0 else 0] += 1
+        self.counts[max(int(log(seconds / MIN_SECONDS, BUCKET)) + 1, 0) if seconds > 0 else 0] += 1
 
 
 def percentile(counts: Mapping[int, int], share: float) -> float | None:
@@ -107,7 +107,7 @@ def percentile(counts: Mapping[int, int], share: float) -> float | None:
     for bucket in sorted(counts):
         left -= counts[bucket]
         if left <= 0:
-            return float(SHORTEST_SECONDS * BUCKET**bucket)
+            return float(MIN_SECONDS * BUCKET**bucket)
     return None
 
 

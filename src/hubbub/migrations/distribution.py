@@ -80,7 +80,7 @@ _INDEXES: Final = {
 """For statements that do not know the room."""
 
 SHARDS: Final = range(1, 1025)
-FEWEST_SHARDS: Final = 8
+MIN_SHARDS: Final = 8
 SHARDS_PER_NODE: Final = 4
 """By default. A list asks each shard, and a shard can move to a further node."""
 
@@ -187,7 +187,7 @@ _OBSTACLES: Final = Statement(
 )
 
 
-def steps(schema: str, shards: int = FEWEST_SHARDS) -> list[Step]:
+def steps(schema: str, shards: int = MIN_SHARDS) -> list[Step]:
     """All steps, in their order. Their tables are found by the search path, and by their probes in `schema`."""
     beginning = [step._replace(is_beginning=True) for step in (*_remove(schema), *_distribute(schema, shards))]
     return [_show_shards(), *beginning, *_restore(schema), *_make_functions(schema)]
@@ -480,7 +480,7 @@ async def _plan(session: Session, settings: PostgresSettings, shards: int | None
         to_users = await executor.fetch_all(_REFERRING, ["users"], own)
         all_steps = [
             step._replace(locks=", ".join((step.locks, *to_users))) if step.locks == "users" else step
-            for step in steps(settings.schema, shards or max(FEWEST_SHARDS, SHARDS_PER_NODE * nodes))
+            for step in steps(settings.schema, shards or max(MIN_SHARDS, SHARDS_PER_NODE * nodes))
         ]
         done = await _done(executor, all_steps)
     pairs = list(zip(all_steps, done, strict=True))

@@ -12,7 +12,7 @@ from hubbub.models import RateLimitResult
 from hubbub.redis import Connection, Script
 from hubbub.redis.replies import as_int, as_list
 
-LARGEST_CAPACITY: Final = 1_000_000_000
+MAX_CAPACITY: Final = 1_000_000_000
 """Far below 2 to the power of 53, up to which the numbers of Lua are exact."""
 
 MAX_FILL_SECONDS: Final = 366 * 86_400
@@ -102,7 +102,7 @@ def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: i
         raise Invalid("name", "must have 1 to 50 characters: a-z, 0-9, dot, dash or underscore")
     if not isinstance(key, str):
         raise Invalid("key", "must be text")
-    inputs.limit(capacity, longest=LARGEST_CAPACITY, field="capacity")
+    inputs.limit(capacity, longest=MAX_CAPACITY, field="capacity")
     if capacity / inputs.positive("refill_per_second", refill_per_second) > MAX_FILL_SECONDS:
         raise Invalid("refill_per_second", "must fill the bucket within a year")
     inputs.limit(cost, longest=capacity, field="cost")

@@ -49,7 +49,7 @@ class Http:
         self._gateway = gateway
         self._subscription = msgspec.json.Decoder(Subscription)
         self._documents: dict[str, tuple[int, bytes]] = {}
-        """By name, with the number of commands of that time."""
+        """By name: the number of commands when it was made, and the document."""
 
     def routes(self) -> list[BaseRoute]:
         events = _Route("/events", _Stream(self._stream), methods=["GET", "POST"])

@@ -52,7 +52,7 @@ COOKIE: Final = "__Host-session"
 SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
 
 MAC_BYTES: Final = 32
-SHORTEST_SECRET: Final = 32
+MIN_SECRET: Final = 32
 _CLAIMS: Final = struct.Struct(">16sd")
 
 
@@ -199,8 +199,8 @@ class Tokens:
 
     def __init__(self, secret: bytes) -> None:
         """Raises: Invalid (a secret of fewer than 32 bytes)."""
-        if not isinstance(secret, bytes) or len(secret) < SHORTEST_SECRET:
-            raise Invalid("secret", f"must be at least {SHORTEST_SECRET} random bytes")
+        if not isinstance(secret, bytes) or len(secret) < MIN_SECRET:
+            raise Invalid("secret", f"must be at least {MIN_SECRET} random bytes")
         self._key = blake2b(secret, person=b"hubbub.token").digest()
 
     def sign(self, user_id: UUID, seconds: float) -> str:

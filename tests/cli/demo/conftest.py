@@ -10,7 +10,7 @@ import pytest
 from hubbub import Hub, PostgresSettings, Settings
 from hubbub.cli.demo.expected import CONVERSATION, Context, PlainLine, load, read
 from hubbub.history import Refusals
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import Pool
 
 
@@ -22,7 +22,7 @@ def settings(servers: Settings, postgres_settings: PostgresSettings) -> Settings
 
 @pytest.fixture
 async def hub(settings: Settings) -> AsyncIterator[Hub]:
-    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+    async with Hub(settings, passwords=Passwords(cost=MIN_COST)) as hub:
         yield hub
 
 

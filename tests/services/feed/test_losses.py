@@ -94,7 +94,7 @@ async def test_unannounced_entries_are_found_by_comparing_heads(
 async def test_unannounced_entries_of_many_rooms_are_found_within_a_round(
     comparing: Hub, without_redis: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms, "LEAST_PER_HEARTBEAT", 1)
+    monkeypatch.setattr(rooms, "MIN_PER_HEARTBEAT", 1)
     created = [await comparing.rooms.create(str(number), created_by=ada.id) for number in range(25)]
     async with comparing.follow(ada.id) as feed:
         await until_live(comparing)

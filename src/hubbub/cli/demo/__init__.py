@@ -27,7 +27,7 @@ from hubbub.diagnostics.figures import server_info
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals
 from hubbub.hub import Hub
-from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import connection_to
 
@@ -136,7 +136,7 @@ async def run(parent: Path | None, steps: Sequence[Step], user_count: int, show:
             await redis.start()
             info, status = await server_info(redis), await embedded.status(Path(folder))
             servers = {"PostgreSQL": str(status.servers[0].version), info.name: info.version}
-            hub = await stack.enter_async_context(Hub(settings, passwords=Passwords(cost=LEAST_COST)))
+            hub = await stack.enter_async_context(Hub(settings, passwords=Passwords(cost=MIN_COST)))
             context = Context(settings, Path(folder), hub, pool, user_count, show)
             for step in (try_servers, *steps):
                 sections.append(await step(context))

@@ -44,8 +44,9 @@ class Feed:
 
     A followed room has one subscription in this process, however many follow it. An announced entry that is the
     next one goes to the followers at once. Anything else makes the room read its log. Each heartbeat compares the
-    heads of at least 100 followed rooms, and at least a tenth of them, with PostgreSQL in one query. While
-    announcements cannot come, it compares all. So a lost announcement delays an entry by one to ten heartbeats.
+    heads of 100 followed rooms, or of a tenth of them if that is more, with PostgreSQL, a thousand per statement.
+    While announcements cannot come, it compares all. So a lost announcement delays an entry by ten heartbeats at
+    most.
     """
 
     def __init__(

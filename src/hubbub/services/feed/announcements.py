@@ -85,7 +85,7 @@ class ProcessFigures(msgspec.Struct, frozen=True):
 
 
 class UserAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
-    """Users who joined a room, changed profiles, users whose followers end, and the questions of a console."""
+    """Users who joined, changed profiles, users whose followers end, a console's question and the answer to it."""
 
     origin: str
     users: list[UUID]
@@ -96,7 +96,7 @@ class UserAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True, rename={
 
 
 class PendingAnnouncements(msgspec.Struct):
-    """What is still to be announced by way of one server."""
+    """The announcements that wait for one server."""
 
     rooms: dict[UUID, list[Message] | None] = {}
     """The new messages of each room. None: its log has to be read."""
@@ -126,7 +126,7 @@ class Announcements:
         self._connection = connection
         self._instrumentation = instrumentation
         self._origin = uuid4().hex[:12]
-        # An own announcement is dropped by this prefix, without a check of its MAC. To forge it only loses one.
+        # Own announcements are dropped by this prefix, without a check of the MAC. So are forged ones, harmlessly.
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
         self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
         self._pending: defaultdict[str, PendingAnnouncements] = defaultdict(PendingAnnouncements)  # by server
@@ -215,9 +215,9 @@ class Announcements:
         """Answer a process that asked."""
         self._publish_users(UserAnnouncement(self._origin, [], figures=figures))
 
-    def _publish_users(self, joined: UserAnnouncement) -> None:
+    def _publish_users(self, announcement: UserAnnouncement) -> None:
         if self._publishing[""] < MAX_PUBLISHING:
-            self._send("", [self._command(joined)])
+            self._send("", [self._command(announcement)])
 
     def decode_room(self, payload: bytes) -> RoomAnnouncement | None:
         """The announcement of another process about a room. None for one of this process."""
@@ -234,13 +234,13 @@ class Announcements:
         if payload.startswith(self._own_prefix):
             return _NO_USERS
         try:
-            joined = _decode_users(payload)
+            received = _decode_users(payload)
         except DECODING_ERRORS:
             return _NO_USERS
-        needs_signature = joined.profiles or joined.disconnected or joined.asks or joined.figures
+        needs_signature = received.profiles or received.disconnected or received.asks or received.figures
         if needs_signature and verify(self._key, payload) is None:
-            return UserAnnouncement(joined.origin, joined.users)
-        return joined
+            return UserAnnouncement(received.origin, received.users)
+        return received
 
     def _server_of(self, room_id: UUID) -> str:
         connection = self._connection
@@ -264,13 +264,13 @@ class Announcements:
             for room_id, messages in rooms.items()
         ]
         if pending.users or pending.profiles or pending.disconnected:
-            profiles = list(pending.profiles.values())
-            joined = UserAnnouncement(self._origin, list(pending.users), profiles, list(pending.disconnected))
-            commands.append(self._command(joined))
+            users, profiles = list(pending.users), list(pending.profiles.values())
+            announcement = UserAnnouncement(self._origin, users, profiles, list(pending.disconnected))
+            commands.append(self._command(announcement))
         return commands
 
-    def _command(self, joined: UserAnnouncement) -> Command:
-        return "PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined))
+    def _command(self, announcement: UserAnnouncement) -> Command:
+        return "PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(announcement))
 
     def _send(self, server: str, commands: list[Command]) -> None:
         self._publishing[server] += 1
@@ -281,8 +281,9 @@ class Announcements:
         if messages and sum(len(message.content) for message in messages) > MAX_BYTES:
             messages = None
         marks = list(moved.values())
-        grew = RoomAnnouncement(self._origin, messages or [], marks, grew=messages is None and bool(marks))
-        payload = msgspec.json.encode(grew)
+        must_read = messages is None
+        announcement = RoomAnnouncement(self._origin, messages or [], marks, grew=must_read and bool(marks))
+        payload = msgspec.json.encode(announcement)
         if len(payload) > MAX_BYTES:
             payload = msgspec.json.encode(RoomAnnouncement(self._origin, [], marks, grew=bool(marks)))
         return sign(self._key, payload)

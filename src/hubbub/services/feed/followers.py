@@ -62,7 +62,7 @@ REMEMBERED_ENDS: Final = 1_000
 ABSENT_LOOKUPS: Final = 2
 """Lookups without a membership that a live position outlasts. The first answer may be older than the position.
 After the second the log is read, which has the leaving. If it does not, the third lookup ends the position."""
-MAX_MISSED_ENTRIES: Final = 1_000
+MAX_SKIPPED_ENTRIES: Final = 1_000
 """Entries of a log. It bounds how much is read and not delivered. After a longer absence the room begins with the
 newest joining, without visits in between that this process did not notice."""
 CONFIRM_SECONDS: Final = 1.0
@@ -628,7 +628,7 @@ class Followers:
     # Rooms that are joined later, and memberships that end without an entry.
 
     def register(self, commits: Commits) -> None:
-        """Follow the rooms that users join in this process."""
+        """Follow the rooms that users join in this process, and end the followers of users that it deletes."""
         commits.on(MembersJoined, lambda change: self.read_rooms_of(change.user_ids))
         commits.on(UserDeleted, lambda change: self.disconnect(change.user_id))
 
@@ -668,7 +668,7 @@ class Followers:
             self._wake_comparing()
 
     def schedule_some(self) -> None:
-        """Compare the digests of some of the users, the next in turn, in the next `compare`."""
+        """Have the next `compare` compare the digests of some of the users, in turn."""
         if not self._to_compare:  # else some are left from before
             part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), USER_ROUND_HEARTBEATS))
             self._to_compare |= dict.fromkeys(next_in_turn(self._users, part))
@@ -783,7 +783,7 @@ class Followers:
                 self._changed[follower.user_id] = None
                 return
             ended_at = follower.ended_at.pop(room.room_id, None)
-            if ended_at is not None and start - ended_at.seq <= MAX_MISSED_ENTRIES:
+            if ended_at is not None and start - ended_at.seq <= MAX_SKIPPED_ENTRIES:
                 self._open(follower, room, ended_at, on_end).read_to_next_joining()
             else:
                 self._open(follower, room, Position(start, ANY_ENTRY), on_end).catch_up()

@@ -30,7 +30,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -70,7 +69,7 @@ CONCURRENT_READS: Final = 6
 ROUND_HEARTBEATS: Final = 10
 """Each room is compared with the database once in this many heartbeats, and at each heartbeat while announcements
 cannot arrive. A thousand quiet rooms at each heartbeat cost 1 % of a core."""
-LEAST_PER_HEARTBEAT: Final = 100
+MIN_PER_HEARTBEAT: Final = 100
 """At least this many rooms, users and sessions are compared per heartbeat."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the rows that are decoded in one step."""
@@ -132,8 +131,8 @@ class FollowedRooms:
         if room is None:
             room = FollowedRoom(room_id, newest, self, announced_seq=newest.seq)
             self._rooms[room_id] = room
-            receive = partial(self._receive, room)
-            room.subscription = self._subscriptions.subscribe_soon_with(room_channel(room_id), receive)
+            channel = room_channel(room_id)
+            room.subscription = self._subscriptions.subscribe_soon_with(channel, room.receive_announcement)
         return room
 
     def leave(self, followed: FollowedPosition) -> None:
@@ -175,7 +174,7 @@ class FollowedRooms:
         if room is not None:
             room.read_log()
 
-    def _receive(self, room: FollowedRoom, received: Received) -> None:
+    def receive(self, room: FollowedRoom, received: Received) -> None:
         """Receive an announcement of another process, about this room."""
         if isinstance(received, Gap):
             # The subscription is live, for the first time or again. Earlier announcements may have been missed.
@@ -324,7 +323,7 @@ class FollowedRooms:
         self._wake_comparing()
 
     def schedule_some(self) -> None:
-        """Compare the heads of some of the rooms in the next `compare`, the next in turn; of all without Redis."""
+        """Have the next `compare` compare the heads of some of the rooms, in turn; without Redis, of all."""
         if self.is_connected:
             room_ids = next_in_turn(self._rooms, part_of_round(len(self._rooms)))
             self._to_check |= dict.fromkeys(self._rooms[room_id] for room_id in room_ids)
@@ -376,7 +375,7 @@ class FollowedRooms:
 
 def part_of_round(number: int, heartbeats: int = ROUND_HEARTBEATS) -> int:
     """The number of items per heartbeat, if all are compared once in `heartbeats`."""
-    return min(number, max(LEAST_PER_HEARTBEAT, -(-number // heartbeats)))
+    return min(number, max(MIN_PER_HEARTBEAT, -(-number // heartbeats)))
 
 
 def edited_in(page: LogSlice) -> list[UUID]:
@@ -427,6 +426,10 @@ class FollowedRoom(msgspec.Struct, eq=False):
     @property
     def is_behind(self) -> bool:
         return self.must_read or self.announced_seq > self.position.seq
+
+    def receive_announcement(self, received: Received) -> None:
+        """A method of the room: a `partial` for each would be two more objects for the garbage collector."""
+        self.rooms.receive(self, received)
 
     def receive_entry(self, entry: Entry) -> None:
         """An announced entry: take it if it is the next one. Otherwise read what is before it, or compare it."""

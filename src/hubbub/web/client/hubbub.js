@@ -14,14 +14,14 @@ const SUBPROTOCOL = "hubbub.1";
 const CONNECT_SECONDS = 5; // Until a transport is open. A login may take longer, such as after a restart of the server.
 const REQUEST_SECONDS = 30; // Longer than a tunnel or a restart of the server interrupts.
 const STABLE_SECONDS = 10; // A connection of this length ends the backoff.
-const LONGEST_WAIT_SECONDS = 30; // A network that is back is noticed within this time, even without a browser event.
+const MAX_WAIT_SECONDS = 30; // A network that is back is noticed within this time, even without a browser event.
 const FIRST_WAIT_SECONDS = 0.5; // Most interruptions concern one connection, and the next attempt succeeds.
 const GRACE_SECONDS = 10; // Without a byte for the ping interval and this time, the connection is dead.
 const PROBE_SECONDS = 5; // A connection that may have died in sleep has this long to answer.
 const AT_ONCE = 16; // Commands that a gateway runs at once, unless `ready` has another number.
-const LONGEST_TIMER = 2 ** 31 - 1; // In milliseconds. A longer one fires at once.
+const MAX_TIMER = 2 ** 31 - 1; // In milliseconds. A longer one fires at once.
 const MANY_ROOMS = 128; // In more rooms a client sends fingerprints of its positions first. 128 positions are 9 KB.
-const MOST_PAGES = 1024; // From the protocol, like the 10 rooms on a page.
+const MAX_PAGES = 1024; // From the protocol, like the 10 rooms on a page.
 const PAGE = 50; // Messages: more than a screen shows, in one frame of some 20 KB.
 const WATCHED_ROOMS = 10; // The limit of a gateway whose `ready` names none.
 const TYPING_AGAIN_SECONDS = 3; // Half of the next, so that one lost frame does not end typing for others.
@@ -71,7 +71,7 @@ export function newId() {
 }
 
 /** The longest wait in seconds before this attempt, counted from 0. The caller waits a random part of it. */
-const backoff = (attempt) => Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** attempt);
+const backoff = (attempt) => Math.min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** attempt);
 
 /** Splits positions into frames of at most 500. There is at least one frame. */
 function inFrames(positions) {
@@ -441,7 +441,7 @@ class Connection {
     const positions = Object.entries(this.#on.positions());
     // Pages without TLS have no crypto.subtle, and streams have the positions in their body.
     if (positions.length > MANY_ROOMS && globalThis.crypto.subtle && transport instanceof WebSocketTransport) {
-      const pages = Math.min(2 ** Math.ceil(Math.log2(positions.length / 10)), MOST_PAGES);
+      const pages = Math.min(2 ** Math.ceil(Math.log2(positions.length / 10)), MAX_PAGES);
       this.#pages = Array.from({ length: pages }, () => []);
       for (const position of positions) this.#pages[pageOf(position[0], pages)].push(position);
       hello.pages = (await Promise.all(this.#pages.map(fingerprint))).join("");
@@ -523,7 +523,7 @@ class Connection {
         // Repeat while the old token is valid. After that the next connection asks for a token.
       }
       if (renewal === this.#renewal) this.#renew(left);
-    }, Math.min(Math.max(seconds * 0.8, 1) * 1000, LONGEST_TIMER));
+    }, Math.min(Math.max(seconds * 0.8, 1) * 1000, MAX_TIMER));
     this.#renewal = renewal;
   }
 

@@ -52,7 +52,7 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 ENTRIES: Final = 40
-"""Entries of a log on a page. Each message is asked who has read it."""
+"""Entries of a log on a page. The readers of each message are queried."""
 READERS: Final = 5
 """Readers that are named per message."""
 DEVICE_CHARACTERS: Final = 200
@@ -210,7 +210,7 @@ async def _file(name: str, _: Request) -> Response:
 
 
 def _with_headers(send: Send) -> Send:
-    """Adds the headers above to an answer."""
+    """Adds `HEADERS` to an answer."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

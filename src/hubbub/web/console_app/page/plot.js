@@ -1,7 +1,7 @@
 // A line chart of the last minutes as SVG: values on the left, times below, and the value under the pointer.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const LEAST_SECONDS = 60, MOST_SECONDS = 300;
+const MIN_SECONDS = 60, MAX_SECONDS = 300;
 const GAP_SECONDS = 5; // no line is drawn over a longer pause
 const LEFT = 40, BOTTOM = 20, TOP = 8, RIGHT = 8;
 
@@ -52,14 +52,14 @@ export class Plot {
     const known = this.points.filter(([, value]) => value !== null);
     const now = this.points.at(-1)?.[0] ?? Date.now() / 1000;
     const most = roundUp(Math.max(4, ...known.map(([, value]) => value)));
-    const span = Math.min(Math.max(now - (known[0]?.[0] ?? now), LEAST_SECONDS), MOST_SECONDS);
+    const span = Math.min(Math.max(now - (known[0]?.[0] ?? now), MIN_SECONDS), MAX_SECONDS);
     const x = (at) => LEFT + (width - LEFT - RIGHT) * (1 - (now - at) / span);
     const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - value / most);
     for (const value of [0, most / 2, most]) {
       shape(svg, "line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) });
       shape(svg, "text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, compact.format(value));
     }
-    const step = span > 2 * LEAST_SECONDS ? 60 : 20;
+    const step = span > 2 * MIN_SECONDS ? 60 : 20;
     for (let back = step; back < span; back += step) {
       const text = step === 60 ? `−${back / 60} min` : `−${back} s`;
       shape(svg, "text", { x: x(now - back), y: height - 4, "text-anchor": "middle" }, text);
