@@ -144,7 +144,7 @@ async def test_concurrent_callers_get_their_own_results(pool: Pool, opened: Open
     ],
     ids=["unique", "check", "not null", "check of an update"],
 )
-@pytest.mark.parametrize("name", ["fetch_all", "fetch_one", "execute", "attempt"])
+@pytest.mark.parametrize("name", ["fetch_all", "fetch_one", "execute", "fetch_in_savepoint"])
 async def test_violated_constraint_raises_its_error(
     pool: Pool,
     opened: Open,
@@ -248,7 +248,7 @@ async def test_given_deadline_ends_the_call(pool: Pool, opened: Open, name: str)
     assert not caught.value.outcome_unknown
 
 
-@pytest.mark.parametrize("name", ["fetch_all", "fetch_one", "attempt"])
+@pytest.mark.parametrize("name", ["fetch_all", "fetch_one", "fetch_in_savepoint"])
 async def test_call_after_its_deadline_changes_nothing(pool: Pool, opened: Open, name: str) -> None:
     with pytest.raises(Unavailable, match="no answer") as caught:
         async with opened(pool) as executor:

@@ -159,7 +159,8 @@ _REFERRING: Final = Statement(
     """,
 )
 
-# What Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
+# The parts of the schema that Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness
+# without the room.
 _OBSTACLES: Final = Statement(
     "migrations.obstacles",
     str,

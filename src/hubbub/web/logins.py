@@ -184,7 +184,7 @@ def hub_from(given: Hub | Callable[[], Hub] | None, request: Connection) -> Hub:
 
 
 async def value_of(found: Any) -> Any:  # noqa: ANN401 - what a callable of the application returns
-    """What a function, or a coroutine function, of the application returned."""
+    """The value that a function, or a coroutine function, of the application returned."""
     return await found if isawaitable(found) else found
 
 

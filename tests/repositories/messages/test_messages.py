@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID, uuid4
 
@@ -8,7 +9,8 @@ import pytest
 
 from hubbub import Conflict, Hub, Invalid, MessageType, NotAMember, NotFound, Room, User
 from hubbub.models import Message, NewMessage
-from hubbub.postgres import Pool
+from hubbub.postgres import Executor, Pool, Statement
+from hubbub.repositories.messages import send
 from log import log_of
 
 
@@ -121,6 +123,31 @@ async def test_concurrent_retries_send_one_message(hub: Hub, pool: Pool, ada: Us
     sent = await asyncio.gather(*(hub.messages.send(room.id, ada.id, "hello", id=id) for _ in range(20)))
     assert len(set(sent)) == 1
     assert await log_of(pool, room.id) == ["joined", "sent"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_retry_sends_a_message_again_that_is_lost_between_the_refusal_and_the_search(
+    hub: Hub, pool: Pool, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """As by a failover: the primary refuses the id, and the standby, which does not have the message, is asked."""
+    id = uuid4()
+    await hub.messages.send(room.id, ada.id, "hello", id=id)
+    find, lost = send.find_earlier_sends, 0
+
+    async def find_after_the_loss(
+        executor: Executor, drafts: Sequence[send.Draft], *, deadline: float
+    ) -> send.SendOutcomes:
+        nonlocal lost
+        lost += await pool.execute(Statement("test.lose", int, "DELETE FROM messages WHERE id = $1"), id)
+        return await find(executor, drafts, deadline=deadline)
+
+    monkeypatch.setattr(send, "find_earlier_sends", find_after_the_loss)
+    if many:
+        [sent] = await hub.messages.send_many(room.id, ada.id, [NewMessage("hello", id=id)])
+    else:
+        sent = await hub.messages.send(room.id, ada.id, "hello", id=id)
+    assert (lost, sent.seq) == (1, 3)
+    assert await hub.messages.get(id) == sent
 
 
 async def test_retry_in_a_transaction_leaves_it_usable(hub: Hub, ada: User, room: Room) -> None:

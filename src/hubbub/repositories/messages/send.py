@@ -139,29 +139,35 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
 
     Raises: NotAMember, Invalid (the reply is to no message of the room), Conflict (another message has the id).
     """
-    try:
-        sent = await executor.fetch_in_savepoint(
-            SEND,
-            draft.id,
-            draft.room_id,
-            draft.user_id,
-            draft.content,
-            draft.message_type,
-            draft.reply_to,
-            draft.metadata,
-            deadline=deadline,
-        )
-    except Conflict:
-        outcomes = await find_earlier_sends(executor, [draft], deadline=deadline)
-        outcome = outcomes.get(draft.id) or Conflict("message id")  # unless its room was deleted meanwhile
-    else:
-        if sent:
-            return sent[0]
-        outcomes = await why_not_sent(executor, [draft], deadline=deadline)
-        outcome = outcomes.get(draft.id) or NotAMember(draft.room_id, draft.user_id)  # it joined a moment ago
+    outcome: Message | Exception | None = None
+    for _ in range(2):
+        try:
+            sent = await executor.fetch_in_savepoint(
+                SEND,
+                draft.id,
+                draft.room_id,
+                draft.user_id,
+                draft.content,
+                draft.message_type,
+                draft.reply_to,
+                draft.metadata,
+                deadline=deadline,
+            )
+        except Conflict:
+            outcomes = await find_earlier_sends(executor, [draft], deadline=deadline)
+            outcome = outcomes.get(draft.id)
+            if outcome is not None:
+                break
+            # Else the message that had the id is gone: a failover lost it, or its room was deleted.
+        else:
+            if sent:
+                return sent[0]
+            outcomes = await why_not_sent(executor, [draft], deadline=deadline)
+            outcome = outcomes.get(draft.id) or NotAMember(draft.room_id, draft.user_id)  # it joined a moment ago
+            break
     if isinstance(outcome, Message):
         return outcome
-    raise outcome
+    raise outcome or Conflict("message id")
 
 
 # A send that is cancelled while its COMMIT waits for a synchronous standby is committed without it. So this writes
@@ -475,6 +481,7 @@ async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: flo
 async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, deadline: float) -> list[Message]:
     """As `send_all`, for the drafts of one statement, of which the first is number `first` of the call."""
     sent: dict[UUID, Message] = {}
+    may_repeat = True
     while rest := [draft for draft in drafts if draft.id not in sent]:
         try:
             if len(messages := await append(executor, rest, deadline=deadline)) == len(drafts):
@@ -483,8 +490,9 @@ async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, de
             outcomes = outcomes or await why_not_sent(executor, rest, deadline=deadline)
         except Conflict:
             outcomes = await find_earlier_sends(executor, rest, deadline=deadline)
-            if not outcomes:
+            if not outcomes and not may_repeat:
                 raise
+            may_repeat = bool(outcomes)  # without any, the messages that had the ids are gone, as in `send_one`
         for number, draft in enumerate(drafts, first):
             outcome = outcomes.get(draft.id)
             if isinstance(outcome, Invalid):
