@@ -322,7 +322,7 @@ def seq(field: str, value: object, *, least: int = 0) -> int:
 
 
 def whole_number(field: str, value: object, least: int, largest: int) -> int:
-    """A whole number in these bounds, which are allowed themselves. A bool is none."""
+    """A whole number in these bounds, which are allowed themselves. A bool is not one."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= largest:
         raise Invalid(field, f"must be a whole number from {least} to {largest}")
     return value

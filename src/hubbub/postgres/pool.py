@@ -578,9 +578,10 @@ class Connections:
         return connection
 
     async def _refuse_if_distributed(self, connection: Connection, deadline: float) -> None:
-        """Rooms may have been distributed since the last call, though not while a connection was open.
+        """On the only open connection, ask whether rooms are distributed. Raises: Unavailable.
 
-        The new connection is open meanwhile, so that `hubbub distribute` sees it before its next step.
+        They may have become so since all connections were closed. The new connection is open meanwhile, so that
+        `hubbub distribute` sees it before its next step.
         """
         if self.ask_whether_distributed is None or not all(one.is_closed() for one in (*self.idle, *self.used)):
             return

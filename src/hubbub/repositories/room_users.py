@@ -86,7 +86,7 @@ class _State(NamedTuple):
     member: RoomUser | None
 
     def check_may(self, action: str, *roles: Role) -> None:
-        """Returns if the user may by now do what members with these roles may. Raises: NotAMember, Forbidden."""
+        """Check that the user may by now do what members with these roles may. Raises: NotAMember, Forbidden."""
         if self.member is None:
             raise NotAMember(*self.key)
         if self.is_direct:

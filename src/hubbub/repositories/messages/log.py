@@ -135,7 +135,7 @@ def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> l
 
 
 def _check_of(*row: Any) -> LogCheck:  # noqa: ANN401 - each column has a type of its own
-    """The head of a log, and the position of the entry at a seq: a message, or a row of room_events."""
+    """The `last_seq` of a log, and the position of the entry at a seq: a message, or a row of room_events."""
     room_id, last_seq, seq, sent_id, sent_at, kind, message_id, user_id, at = row
     if sent_id is not None:
         return LogCheck(room_id, last_seq, Position(seq, message_hash(sent_id, sent_at)))

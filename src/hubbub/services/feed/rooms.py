@@ -428,7 +428,8 @@ class FollowedRoom(msgspec.Struct, eq=False):
         return self.must_read or self.announced_seq > self.position.seq
 
     def receive_announcement(self, received: Received) -> None:
-        """A method of the room: a `partial` for each would be two more objects for the garbage collector."""
+        """Pass it to `FollowedRooms.receive`. A `partial` per room would be two more objects for the garbage
+        collector."""
         self.rooms.receive(self, received)
 
     def receive_entry(self, entry: Entry) -> None:
