@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -33,6 +34,8 @@ from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 1.0
+# A busy machine holds the process for a while. For longer than this, calls may not send their statements in time.
+MAX_PAUSE_SECONDS = DEADLINE_SECONDS / 4
 # With many connections each statement is sent. With few connections most calls wait for one.
 ENOUGH, FEW = 90, 5
 
@@ -88,6 +91,7 @@ class Caller:
         self.hub = hub
         self._measured = measured
         self._folder = folder
+        self.longest_pause_seconds = 0.0
 
     async def calls(self) -> dict[str, Call]:
         """Every public call, in a new world."""
@@ -111,15 +115,27 @@ class Caller:
         assert use().open == use().limit
 
     async def outcomes_during(self, silence: Silence) -> list[Outcome]:
-        """Make all calls at once, and then start another hub. Each error has to be a `HubbubError`."""
+        """Make all calls at once, and then start another hub. Each error has to be a `HubbubError`.
+
+        Meanwhile the longest pause is measured in which the event loop did not run.
+        """
         calls = [item for item in (await self.calls()).items() if item[0] not in WITHOUT_DEADLINE]
         await self.pool_is_whole()
         another = Hub(self.hub.settings)
         async with silence:
+            watching = asyncio.create_task(self._measure_pauses())
             outcomes = await asyncio.gather(*(outcome_of(name, call) for name, call in calls))
+            watching.cancel()
             outcomes.append(await outcome_of("start", another.start))
             outcomes.append(await outcome_of("close", another.close))
         return outcomes
+
+    async def _measure_pauses(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            began = clock()
+            await asyncio.sleep(0.01)
+            self.longest_pause_seconds = max(self.longest_pause_seconds, clock() - began)
 
     async def all_are_answered(self) -> None:
         """Wait until every call is answered again, or refused for a row that another call has deleted."""
@@ -225,13 +241,16 @@ async def _locked(settings: Settings) -> AsyncIterator[None]:
 async def test_every_public_call_ends_by_its_deadline(
     chat: Chat, fragile: FragileServers, situation: Situation, pool_size: int, tmp_path: Path, figures: Figures
 ) -> None:
-    async with (
-        situation(fragile, chat.settings) as (settings, silence),
-        calling(settings, tmp_path, pool_size=pool_size) as caller,
-    ):
-        outcomes = await caller.outcomes_during(silence)
-        await caller.pool_is_whole()
-        await caller.all_are_answered()
+    longest_pause_seconds = inf
+    while longest_pause_seconds > MAX_PAUSE_SECONDS:
+        async with (
+            situation(fragile, chat.settings) as (settings, silence),
+            calling(settings, tmp_path, pool_size=pool_size) as caller,
+        ):
+            outcomes = await caller.outcomes_during(silence)
+            await caller.pool_is_whole()
+            await caller.all_are_answered()
+        longest_pause_seconds = caller.longest_pause_seconds
     longest = max(outcomes, key=lambda outcome: outcome.seconds)
     unavailable = {outcome.name for outcome in outcomes if isinstance(outcome.error, Unavailable)}
     figures.found(
