@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
-from hubbub.history import History, Imported, derive_room_id, existing, rooms, source
+from hubbub.history import History, Imported, derive_room_id, existing, source
 from hubbub.history.existing import EVENTS_AT, LATEST_OF_USERS
 from hubbub.history.rooms import Members, MemberSnapshot, Span
 from hubbub.postgres import OpenTransaction, Pool, Statement, connect
@@ -165,8 +165,7 @@ EXAMPLES = settings(
 def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     lines: int = request.param
     monkeypatch.setattr(source, "BATCH_LINES", lines)
-    if lines == 2:  # with few entries at a time, and forgotten after each batch
-        monkeypatch.setattr(rooms, "REMEMBERED_MEMBERSHIPS", 1)
+    if lines == 2:  # with few entries at a time
         monkeypatch.setattr(existing, "SEQS_PER_BLOCK", 2)
         monkeypatch.setattr(existing, "SEQS_PER_PAGE", 5)
     return lines
