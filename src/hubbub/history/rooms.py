@@ -39,7 +39,9 @@ from hubbub.repositories.rooms import direct_key
 from hubbub.sql import not_deleted
 
 REMEMBERED_MEMBERSHIPS: Final = 200_000
-"""How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten."""
+"""How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten, with
+`Reached.role_before`. A changed file that is imported again may then end an earlier membership: docs/history.md
+says when."""
 
 
 class LockedRoom(NamedTuple):

@@ -32,7 +32,6 @@ TOKEN_LENGTH: Final = 1_000
 MAX_REF: Final = 2**53 - 1
 """The largest integer that JavaScript holds exactly."""
 
-Ref = Annotated[int, Meta(ge=0, le=MAX_REF)]
 Token = Annotated[str, Meta(max_length=TOKEN_LENGTH)]
 Device = Annotated[str, Meta(min_length=1, max_length=DEVICE_LENGTH)]
 Pages = Annotated[str, Meta(max_length=MAX_PAGES * FINGERPRINT_LENGTH, pattern="^[A-Za-z0-9_-]+$")]
