@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 
+from hubbub.embedded import PostgreSQL, start_server
 from hubbub.embedded.folder import ServerFolder, private_folder, write_private
 from hubbub.embedded.process import Process
 from hubbub.embedded.programs import PostgresPrograms
-from hubbub.embedded.servers import PostgreSQL, start_server
 from hubbub.settings import PostgresSettings
 
 # Enough for a pg_basebackup of some gigabytes on a slow disk under load.

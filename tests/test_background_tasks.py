@@ -15,7 +15,7 @@ from hubbub import Hub, Settings
 from hubbub.background import BackgroundTask
 from hubbub.postgres.replicas import Replicas
 from hubbub.redis import ClusterConnection, Connection, Subscriptions
-from hubbub.services.presence.column import ColumnCheck
+from hubbub.services.presence import ColumnCheck
 from reports import reports
 from waiting import until
 
@@ -61,9 +61,9 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'notifying followers of presence, profiles and read marks'",
         lambda hub: hub._feed._ephemeral.task,
     ),
-    ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
+    ("services/presence/__init__.py", "'writing presence'", lambda hub: hub.presence._column.task),
     (
-        "services/presence/column.py",
+        "services/presence/__init__.py",
         "'checking the presence of all users'",
         lambda hub: existing(hub.presence._check).task,
     ),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubbub import Invalid
-from hubbub.cursors import LONGEST, Cursor
+from hubbub.repository import MAX_CURSOR_LENGTH, Cursor
 
 ONE, OTHER = UUID(int=1), UUID(int=2)
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -71,8 +71,8 @@ def test_cursor_of_another_list_is_refused(cursor: str) -> None:
         "\0",
         "\ud800",
         "é",
-        "x" * LONGEST,
-        "x" * (LONGEST + 1),
+        "x" * MAX_CURSOR_LENGTH,
+        "x" * (MAX_CURSOR_LENGTH + 1),
         None,
         7,
         b"bytes",

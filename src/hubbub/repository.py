@@ -1,11 +1,13 @@
-"""The base of the repositories: statements on an executor, batched changes of rooms, reports after a COMMIT."""
+"""The base of the repositories: statements on an executor, batched changes of rooms, reports
+after a COMMIT, and the cursors of pages."""
 
 from __future__ import annotations
 
 import asyncio
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -32,12 +34,13 @@ from hubbub.commits import (
     UserChanged,
     ignore,
 )
-from hubbub.errors import Unavailable
-from hubbub.models import Message
+from hubbub.errors import Invalid, Unavailable
+from hubbub.models import Message, Page
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement, key_of_account
 from hubbub.sql import M
 
 T = TypeVar("T")
+K = TypeVar("K")
 Item = TypeVar("Item")
 
 CHANGES_PER_STATEMENT: Final = 500
@@ -47,6 +50,10 @@ pool tries it three times."""
 PART_OF_TIME_LEFT: Final = 8
 """The wait is no longer than this part of the time until the deadline. The three attempts with their pauses, and
 the statement for the other rooms, have to fit into it."""
+
+MAX_CURSOR_LENGTH: Final = 3_000
+"""The key of a username has up to 1,650 bytes, so a cursor has about 2,300 characters at most. A longer one is
+forged."""
 
 Apply: TypeAlias = Callable[[Sequence[Item], str | None, float], Awaitable[Sequence[T | Exception]]]
 """Makes changes of one kind. It is called with the items, how long to wait for a lock (None: no limit) and the
@@ -324,3 +331,39 @@ class Repository:
             return [await apply(lock_wait, deadline)]
 
         return await self._change(apply_to, None, key=key, id=id, locks=locks, deadline=deadline)
+
+
+class Cursor(Generic[K]):
+    """The cursors of one list, which are opaque. `name` is that of the list, `key` the type of the columns that
+    order it.
+
+    A cursor contains the name and the scope, which is the room or the user of the list. So a cursor of another
+    list or another room is refused instead of giving a wrong page. A cursor grants no access: it does not decide
+    which users may see a list.
+    """
+
+    def __init__(self, name: str, key: type[K]) -> None:
+        self._name = name
+        self._decoder = msgspec.json.Decoder(tuple[str, UUID | None, key])  # type: ignore[valid-type]
+
+    def encode(self, scope: UUID | None, key: K) -> str:
+        return urlsafe_b64encode(msgspec.json.encode((self._name, scope, key))).rstrip(b"=").decode()
+
+    def decode(self, scope: UUID | None, cursor: str) -> K:
+        """The key in `cursor`. Raises: Invalid (it is forged, or belongs to another list)."""
+        if not isinstance(cursor, str) or len(cursor) > MAX_CURSOR_LENGTH:
+            raise Invalid("after", "is not a cursor")
+        try:
+            name, its_scope, key = self._decoder.decode(urlsafe_b64decode(cursor.encode() + b"=="))
+        except (ValueError, msgspec.DecodeError):
+            raise Invalid("after", "is not a cursor of this list") from None
+        if (name, its_scope) != (self._name, scope):
+            raise Invalid("after", "is the cursor of another list")
+        return key
+
+    def page(self, scope: UUID | None, rows: list[T], limit: int, key: Callable[[T], K]) -> Page[T]:
+        """A page of the up to `limit + 1` rows that were read."""
+        if len(rows) <= limit:
+            return Page(rows, None)
+        items = rows[:limit]
+        return Page(items, self.encode(scope, key(items[-1])))

@@ -195,7 +195,7 @@ async def test_hanging_server_is_reported_after_a_bounded_wait(
 ) -> None:
     await up(folder)
     os.kill(pid(folder, "valkey"), signal.SIGSTOP)
-    monkeypatch.setattr("hubbub.embedded.servers.START_SECONDS", 0.5)
+    monkeypatch.setattr("hubbub.embedded.START_SECONDS", 0.5)
 
     async def is_reported() -> bool:
         with pytest.raises(Unavailable) as caught:
@@ -215,7 +215,7 @@ async def test_deleting_data_stops_servers_and_removes_the_folder(copied_folder:
 
 async def test_find_only_opens_a_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = await up(folder)
-    monkeypatch.setattr("hubbub.embedded.servers.connect", None)
+    monkeypatch.setattr("hubbub.embedded.connect", None)
     monkeypatch.setattr(embedded, "status", None)
     assert find(folder) == settings
 

@@ -26,8 +26,7 @@ from embedded.chat import (
     valkey,
 )
 from hubbub import Unavailable
-from hubbub.embedded import Servers, find, up
-from hubbub.embedded.servers import PostgreSQL, free_port
+from hubbub.embedded import PostgreSQL, Servers, find, free_port, up
 from hubbub.postgres import connect
 
 
@@ -214,7 +213,7 @@ async def test_failed_start_of_one_server_stops_the_other(copied_folder: Path) -
 async def test_port_taken_by_another_process_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as taken:
         occupied = taken.sockets[0].getsockname()[1]
-        monkeypatch.setattr("hubbub.embedded.servers._ports", lambda _: iter([occupied, free_port()]))
+        monkeypatch.setattr("hubbub.embedded._ports", lambda _: iter([occupied, free_port()]))
         async with Servers(folder) as settings:
             assert occupied not in {settings.postgres.port, settings.redis.port}
             assert await sql(settings, "SELECT 1") == 1

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from embedded.chat import valkey
-from hubbub.embedded import Servers
+from hubbub.embedded import Servers, Valkey
 from hubbub.embedded.folder import Folder
-from hubbub.embedded.servers import Valkey
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import HubbubError, Invalid, NewMessage, Unavailable
-from hubbub.cursors import Cursor
+from hubbub.repository import Cursor
 from injection.operations import Operation, World, use
 from injection.test_every_operation import OPERATIONS
 

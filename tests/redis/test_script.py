@@ -59,7 +59,7 @@ async def test_script_that_is_sent_in_full_has_the_rest_of_the_deadline(
         return execute(*parts, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(connection, "execute", noted)
-    monkeypatch.setattr("hubbub.redis.script.monotonic", lambda: next(clock))
+    monkeypatch.setattr("hubbub.redis.commands.monotonic", lambda: next(clock))
     assert await ADD(connection, keys=["total"], args=[1], deadline_seconds=60) == 1
     assert given == [60, 57]
 

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
-from hubbub.services.presence import Presence
-from hubbub.services.presence.column import Write
+from hubbub.services.presence import Presence, Write
 
 GRACE_SECONDS = 0.2
 THE_END = b"the end"

@@ -10,8 +10,7 @@ from commands import execute
 from hubbub import Hub, PostgresSettings, User
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions
-from hubbub.services.presence import Presence, column
-from hubbub.services.presence.column import BATCH, PresenceColumn
+from hubbub.services.presence import CHECKED_KEY, USERS_PER_STATEMENT, ColumnCheck, Presence, PresenceColumn
 from reports import reports
 from services.presence_events import Table, opened, together_online
 from waiting import until, until_it_answers
@@ -240,7 +239,7 @@ async def all_online(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
 
 
 async def test_refused_user_is_found_in_few_statements_and_retried_per_interval() -> None:
-    users = [uuid4() for _ in range(BATCH)]
+    users = [uuid4() for _ in range(USERS_PER_STATEMENT)]
     table = Refusing(users[7:8])
     column = PresenceColumn(all_online, table.write, every_seconds=60)
     with reports() as reported:
@@ -259,7 +258,7 @@ async def test_refused_user_is_found_in_few_statements_and_retried_per_interval(
 
 
 async def test_table_that_refuses_all_users_is_not_tried_for_each() -> None:
-    users = [uuid4() for _ in range(BATCH)]
+    users = [uuid4() for _ in range(USERS_PER_STATEMENT)]
     table = Refusing(users)
     column = PresenceColumn(all_online, table.write, every_seconds=0.01)
     with reports() as reported:
@@ -298,11 +297,11 @@ async def test_users_that_were_online_when_all_processes_and_redis_died_are_offl
     """There are more than a page of users. Ada is back, and stays online."""
     assert hub.presence._check is not None
     await hub.presence._check.task.close()
-    monkeypatch.setattr(column, "USERS_PER_PAGE", 3)
+    monkeypatch.setattr("hubbub.services.presence.USERS_PER_PAGE", 3)
     users = [await hub.users.create(f"{n}@example.org", f"user {n}", "!") for n in range(10)]
     ada, *gone = (user.id for user in users)
     await hub.users.set_online_many(dict.fromkeys((ada, *gone), True))
-    await connection.execute("DEL", column.CHECKED_KEY)
+    await connection.execute("DEL", CHECKED_KEY)
     presence = Presence(
         connection,
         subscriptions,
@@ -322,7 +321,7 @@ async def test_users_that_were_online_when_all_processes_and_redis_died_are_offl
 
             await until_it_answers(only_ada_is_online)
             await hub.users.set_online_many(dict.fromkeys(gone, True))
-            await connection.execute("DEL", column.CHECKED_KEY)
+            await connection.execute("DEL", CHECKED_KEY)
         await until_it_answers(only_ada_is_online)
     await presence._close()
 
@@ -332,20 +331,19 @@ async def test_one_process_checks_all_users_once(
 ) -> None:
     assert hub.presence._check is not None
     await hub.presence._check.task.close()
-    checks: list[column.ColumnCheck] = []
+    checks: list[ColumnCheck] = []
 
-    async def check(self: column.ColumnCheck) -> None:
+    async def check(self: ColumnCheck) -> None:
         checks.append(self)
 
     async def is_online(users: Collection[UUID]) -> dict[UUID, bool | None]:
         return dict.fromkeys(users, False)
 
-    monkeypatch.setattr(column.ColumnCheck, "_check", check)
+    monkeypatch.setattr(ColumnCheck, "_check", check)
     processes = [
-        column.ColumnCheck(connection, hub._pool, is_online, lambda _: None, heartbeat_seconds=0.02)
-        for _ in range(5)
+        ColumnCheck(connection, hub._pool, is_online, lambda _: None, heartbeat_seconds=0.02) for _ in range(5)
     ]
-    await connection.execute("DEL", column.CHECKED_KEY)
+    await connection.execute("DEL", CHECKED_KEY)
     for process in processes:
         process.task.start()
     await until(lambda: bool(checks))

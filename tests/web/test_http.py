@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from hubbub import Hub, Room, Settings, User, new_id
-from hubbub.web import COOKIE, Gateway, Limits, Refused, streams
+from hubbub.web import COOKIE, Gateway, Limits, Refused
 from hubbub.web import gateway as gateways
 from waiting import HANGS_AFTER_SECONDS
 from web.serving import serving
@@ -255,7 +255,7 @@ async def test_plain_event_source_resumes_from_its_last_id(
 async def test_event_source_in_too_many_rooms_forgets_its_last_id(
     hub: Hub, http: httpx.AsyncClient, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "MAX_ROOMS_IN_ID", 1)
+    monkeypatch.setattr("hubbub.web.http.MAX_ROOMS_IN_ID", 1)
     async with http.stream("GET", "/events") as response:
         stream = Stream(response.aiter_lines())
         await stream.next("ready")

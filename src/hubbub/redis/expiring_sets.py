@@ -12,9 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub.errors import Unavailable
-from hubbub.redis.commands import Connection
+from hubbub.redis.commands import NOW, Connection, Script
 from hubbub.redis.replies import Part, Reply, ReplyError, as_bytes_list, as_int, as_list
-from hubbub.redis.script import NOW, Script
 
 T = TypeVar("T")
 

@@ -8,12 +8,11 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import ReadMarkMoved
-from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
 from hubbub.renamed import Renamed
-from hubbub.repository import Repository
+from hubbub.repository import Cursor, Repository
 from hubbub.sql import (
     OLDEST,
     at_most,

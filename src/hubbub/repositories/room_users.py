@@ -10,12 +10,11 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, MembersJoined, RoomTouched
-from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberChanged, MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import NOT_SUPPORTED, Lookup, Statement
-from hubbub.repository import Repository
+from hubbub.repository import Cursor, Repository
 from hubbub.sql import (
     columns,
     entry,

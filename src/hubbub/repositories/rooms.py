@@ -13,13 +13,12 @@ from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.commits import MembersJoined, RoomTouched
-from hubbub.cursors import Cursor
 from hubbub.deletions import DELETE_ROOM, HIDE, Deletion, check_outside_transaction, finish
 from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement, key_of_value, uuid_of
-from hubbub.repository import Repository
+from hubbub.repository import Cursor, Repository
 from hubbub.sql import (
     acting_admin,
     at_most,

@@ -11,7 +11,6 @@ from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.commits import ProfileUpdated, UserChanged, UserDeleted
-from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
     END_SESSIONS,
@@ -29,7 +28,7 @@ from hubbub.deletions import (
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, Page, PublicUser, Secret, User, UserKind
 from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account, key_of_value
-from hubbub.repository import Repository
+from hubbub.repository import Cursor, Repository
 from hubbub.sql import by_id, columns, folded, not_deleted, readable, require, username_key, with_presence
 
 USER = readable(User)
