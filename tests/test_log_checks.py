@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Message, MessageType, Role, events
-from hubbub.log_checks import LogEntry, delivery_errors, entries_for, seq_errors
+from hubbub.testing import LogEntry, delivery_errors, entries_for, seq_errors
 
 ROOM = uuid4()
 ADA, BOB = uuid4(), uuid4()

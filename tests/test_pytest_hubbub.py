@@ -21,6 +21,7 @@ CONFIGURATION = """
 
 APPLICATION_TESTS = """
     import pytest
+    from hubbub.testing import LogEntry, delivery_errors
 
 
     @pytest.mark.asyncio
@@ -32,7 +33,12 @@ APPLICATION_TESTS = """
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         async with hub.follow(ada.id) as feed:
             sent = await hub.messages.send(room.id, ada.id, "hello")
-            assert (await anext(feed)).message == sent
+            event = await anext(feed)
+            assert event.message == sent
+        log = [LogEntry.of(entry) for entry in (await hub.messages.since(room.id, None)).items]
+        received = [LogEntry.of(event)]
+        assert not [*delivery_errors(log, received, after=event.seq - 1)]
+        assert [*delivery_errors(log, received * 2, after=event.seq - 1)]
 
 
     @pytest.mark.asyncio

@@ -20,7 +20,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locato
 from browser.shown import entry_of, shown_errors
 from faults.checker import stored_in
 from hubbub import Settings
-from hubbub.log_checks import LogEntry
+from hubbub.testing import LogEntry
 from hubbub.web import COOKIE
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from faults.checker import Stored
-from hubbub import events, log_checks
-from hubbub.log_checks import LogEntry
+from hubbub import events, testing
+from hubbub.testing import LogEntry
 
 KINDS = {event.__struct_config__.tag: kind for kind, event in events.KINDS.items()}
 
@@ -25,9 +25,9 @@ def shown_errors(
 ) -> Iterator[str]:
     """Check that each entry was received once and in order, and that the messages on the screen are the same."""
     log = stored.logs[room_id]
-    yield from log_checks.seq_errors(log, stored.heads[room_id])
+    yield from testing.seq_errors(log, stored.heads[room_id])
     after = entries[0].seq - 1 if entries else stored.heads[room_id]
-    yield from log_checks.delivery_errors(log, entries, after=after)
+    yield from testing.delivery_errors(log, entries, after=after)
     sent = [str(entry.message_id) for entry in log if entry.kind == "sent"]
     if [message["id"] for message in shown] != sent[len(sent) - len(shown) :]:
         yield f"{len(shown)} messages are shown, which are not the newest of {len(sent)} in the log"

@@ -1,6 +1,6 @@
 """Compares the calls and events of processes with the content of the database. Each check yields violations.
 
-`hubbub.log_checks` has the rules for logs and for followers. This module has the rules for changes that were
+`hubbub.testing` has the rules for logs and for followers. This module has the rules for changes that were
 acknowledged, refused or overtaken.
 """
 
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from faults.history import Acknowledged, Began, Change, Delivered, Follows, GaveUp, Looked, Record, Resynced
-from hubbub import PostgresSettings, events, log_checks
-from hubbub.log_checks import LogEntry
+from hubbub import PostgresSettings, events, testing
 from hubbub.positions import Position
 from hubbub.postgres import connect
+from hubbub.testing import LogEntry
 
 KINDS = {"send": events.MessageSent.kind, "edit": events.MessageEdited.kind, "delete": events.MessageDeleted.kind}
 
@@ -207,7 +207,7 @@ def unlike_the_answer(histories: Histories) -> Iterator[str]:
 def holes(stored: Stored) -> Iterator[str]:
     """Rooms whose messages and events together do not have the seqs from 1 to the head."""
     for room_id, head in stored.heads.items():
-        for error in log_checks.seq_errors(stored.logs.get(room_id, []), head):
+        for error in testing.seq_errors(stored.logs.get(room_id, []), head):
             yield f"room {room_id}: {error}"
 
 
@@ -270,7 +270,7 @@ def _delivery_errors(
     room_id: UUID, after: int, received: list[LogEntry], stored: Stored, *, to_head: bool
 ) -> Iterator[str]:
     log = stored.logs.get(room_id, [])
-    for error in log_checks.delivery_errors(log, received, after=after, to_head=to_head):
+    for error in testing.delivery_errors(log, received, after=after, to_head=to_head):
         yield f"room {room_id}: {error}"
 
 

@@ -15,7 +15,7 @@ from faults.history import Delivered, Follows, History, Resynced, now, read
 from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub, Options
 from hubbub.events import FeedEvent, LogEvent, Resync
-from hubbub.log_checks import LogEntry
+from hubbub.testing import LogEntry
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.log_checks import LogEntry
+from hubbub.testing import LogEntry
 
 Change = Literal["send", "edit", "delete"]
 

@@ -26,8 +26,8 @@ from faults.history import (
     Tail,
     read,
 )
-from hubbub.log_checks import LogEntry
 from hubbub.positions import Position
+from hubbub.testing import LogEntry
 
 ROOM, OTHER_ROOM = uuid4(), uuid4()
 ONE, TWO, THREE = uuid4(), uuid4(), uuid4()

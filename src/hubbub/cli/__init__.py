@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import signal
 import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
+from typing import Final, TypeVar
 
 import click
 
+from hubbub import hub
 from hubbub.errors import HubbubError
+from hubbub.hub import Hub
 
 COMMANDS = {
     "demo": ("hubbub.cli.demo:demo", "Run a chat on temporary servers and check that nothing was lost."),
@@ -84,3 +92,48 @@ def main() -> None:
     hubbub demo     run a simulated chat, check it, and leave nothing behind
     hubbub up       start servers for development
     """
+
+
+T = TypeVar("T")
+
+END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, and the signals that end a program."""
+
+
+def in_hub(work: Callable[[Hub], Awaitable[T]]) -> T:
+    """The result of the work on a hub with the settings of the environment, which is closed afterwards."""
+
+    async def run() -> T:
+        async with hub.open() as chat:
+            return await work(chat)
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Discard what hubbub logs in the block: Python would write warnings into the table on the terminal."""
+    logger, handler = logging.getLogger("hubbub"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextmanager
+def on_signals(act: Callable[[signal.Signals], object], *signals: signal.Signals) -> Iterator[None]:
+    """In the block `act` is called for these signals, instead of what they do."""
+    loop = asyncio.get_running_loop()
+    for one in signals:
+        loop.add_signal_handler(one, act, one)
+    try:
+        yield
+    finally:
+        for one in signals:
+            loop.remove_signal_handler(one)
+
+
+def printable(text: str) -> str:
+    """Without control characters, which would steer the terminal."""
+    return "".join(one if one.isprintable() else "?" for one in text)

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from hubbub.cli.terminal import in_hub, unreported
+from hubbub.cli import in_hub, unreported
 from hubbub.diagnostics.doctor import check_servers
 from hubbub.diagnostics.report import Report, Section, Severity, as_json
 from hubbub.hub import find_settings

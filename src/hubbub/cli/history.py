@@ -18,8 +18,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hubbub.cli.terminal import in_hub, printable
-from hubbub.diagnostics.lookup import find_room
+from hubbub.cli import in_hub, printable
+from hubbub.diagnostics import find_room
 from hubbub.history import Imported, Refusal
 from hubbub.hub import Hub
 

@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from hubbub import inputs
-from hubbub.cli.terminal import in_hub, printable
-from hubbub.diagnostics.lookup import find_room, find_user
+from hubbub.cli import in_hub, printable
+from hubbub.diagnostics import find_room, find_user
 from hubbub.events import MemberLeft, MessageSent, RoomGone
 from hubbub.hub import Hub
 from hubbub.models import Room, User

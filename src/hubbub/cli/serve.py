@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from hubbub import hub
-from hubbub.cli.terminal import unreported
+from hubbub.cli import unreported
 from hubbub.diagnostics.report import is_this_machine
 from hubbub.settings import Settings
 

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from hubbub.cli.terminal import END_SIGNALS, on_signals, printable, unreported
+from hubbub.cli import END_SIGNALS, on_signals, printable, unreported
 from hubbub.diagnostics.figures import (
     BUSY_SECONDS,
     LiveFigures,

@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from hubbub import inputs
-from hubbub.cli.terminal import in_hub, printable
-from hubbub.diagnostics.lookup import find_user
+from hubbub.cli import in_hub, printable
+from hubbub.diagnostics import find_user
 from hubbub.errors import NotFound
 from hubbub.hub import Hub
 from hubbub.models import Session, User, UserKind

@@ -16,7 +16,7 @@ import pytest
 
 from faults.figures import IS_FULL, Figures
 from hubbub import Hub, LogEvent, MemberJoined, MemberLeft, MessageSent, Options, Room, User
-from hubbub.log_checks import LogEntry, seq_errors
+from hubbub.testing import LogEntry, seq_errors
 from services.feed.reading import entries, take
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"

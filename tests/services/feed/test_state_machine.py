@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from hubbub import Hub, LogEvent, Message, Options, RedisSettings, Role, Room, Settings, User, events
-from hubbub.log_checks import LogEntry, entries_for
 from hubbub.redis import Connection
 from hubbub.services.feed import Follower
+from hubbub.testing import LogEntry, entries_for
 from services.feed.reading import entries, take
 from waiting import until
 

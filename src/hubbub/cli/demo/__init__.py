@@ -19,10 +19,10 @@ import click
 from rich.console import Console
 
 from hubbub import embedded, migrations, new_id
+from hubbub.cli import END_SIGNALS, on_signals, printable, unreported
 from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
-from hubbub.cli.terminal import END_SIGNALS, on_signals, printable, unreported
 from hubbub.diagnostics.figures import server_info
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals

@@ -16,16 +16,16 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from hubbub.cli import printable
 from hubbub.cli.demo.report import Section
-from hubbub.cli.terminal import printable
 from hubbub.events import MEMBER_KINDS
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_user_id, read_lines
 from hubbub.history.lines import room_id_of
 from hubbub.hub import Hub
-from hubbub.log_checks import LogEntry
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement
 from hubbub.settings import Settings
+from hubbub.testing import LogEntry
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from hubbub.cli.demo.expected import LOG, Context, ExpectedRoom
 from hubbub.cli.demo.report import Section
-from hubbub.log_checks import LogEntry, seq_errors
 from hubbub.migrations import TABLES
 from hubbub.postgres import Statement
+from hubbub.testing import LogEntry, seq_errors
 
 READERS: Final = 60
 """Users of the log whose unread messages are counted, besides the newest users. A log may have very many."""

@@ -22,10 +22,10 @@ from hubbub.cli.demo.report import Section
 from hubbub.errors import Conflict, NotAMember
 from hubbub.events import LoggedEvent, MessageSent, PresenceChanged, RoomGone, TypingChanged
 from hubbub.hub import Hub
-from hubbub.log_checks import LogEntry, delivery_errors
 from hubbub.models import Message, MessagePage
 from hubbub.redis import Gap
 from hubbub.services.cache import PAGE_LENGTH
+from hubbub.testing import LogEntry, delivery_errors
 
 VISITS: Final = 12
 """Visits of each user to a room. With 40 users they take about 2 s on two cores."""

@@ -26,6 +26,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub import inputs
+from hubbub.diagnostics import find_room, find_user
 from hubbub.diagnostics.doctor import check_servers
 from hubbub.diagnostics.figures import (
     BusyRoom,
@@ -41,7 +42,6 @@ from hubbub.diagnostics.figures import (
     messages_per_second,
     slowest,
 )
-from hubbub.diagnostics.lookup import find_room, find_user
 from hubbub.diagnostics.report import Report
 from hubbub.errors import Forbidden, HubbubError, Invalid, NotFound
 from hubbub.events import LogEvent, MessageSent
