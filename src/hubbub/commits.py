@@ -58,7 +58,10 @@ class MembershipEnded(msgspec.Struct, frozen=True):
 
 
 class MessagesSent(msgspec.Struct, frozen=True):
-    """New messages. A retry reports them again, because the attempt that committed may not have reported them."""
+    """New messages, each an `events.MessageSent` for followers.
+
+    A retry reports them again, because the attempt that committed may not have reported them.
+    """
 
     messages: Sequence[Message]
 
@@ -101,7 +104,8 @@ Change = (
     | ProfileUpdated
 )
 
-# Called after the COMMIT, in the order of the commits, from the event loop. It must neither wait nor raise.
+# Called after the COMMIT, from the event loop. Changes that were made over several connections may come in another
+# order than that of their commits. It must neither wait nor raise.
 OnCommit = Callable[[Change], None]
 
 

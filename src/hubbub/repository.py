@@ -250,7 +250,10 @@ class Repository:
         self._author_marks = author_marks
 
     def _changed(self, change: Change, *, locks: bool = True) -> None:
-        """Report the change. `locks` is False where it may have been made before, and now no row was changed."""
+        """Report the change after its COMMIT.
+
+        `locks` is False where it may have been made before, and now no row was changed.
+        """
         if locks:
             self._note_locked(_locked_by(change))
         self._executor.after_commit(lambda: self._on_commit(change))

@@ -83,7 +83,7 @@ class Messages(Repository):
         *,
         replicas: Replicas | None = None,
     ) -> None:
-        """With a `writer`, concurrent sends share statements. Without one, each has its own."""
+        """With a `writer`, concurrent sends share statements. In a transaction there is none: each has its own."""
         super().__init__(executor, on_commit, changes)
         self._writer = writer
         self._replicas = replicas

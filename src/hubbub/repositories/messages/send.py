@@ -137,6 +137,8 @@ SEND = Statement(
 async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message:
     """Append the message, or find it if an earlier attempt has sent it.
 
+    With a pool the statement is committed when it returns. In a transaction it runs in a savepoint.
+
     Raises: NotAMember, Invalid (the reply is to no message of the room), Conflict (another message has the id).
     """
     outcome: Message | Exception | None = None

@@ -63,8 +63,11 @@ class MessageWriter:
     """Appends messages for all senders in this process.
 
     A sender that finds no statement in flight runs one of its own. Messages that come meanwhile share the next
-    statement and its commit. No room has two statements in flight, so the messages of a room are appended in the
-    order in which they came. Each committed message is reported, also when its sender was cancelled.
+    statement and its commit. No room has two statements of `send` in flight, so these messages are appended in the
+    order in which they came. Calls of `send_many` have statements of their own.
+
+    Each committed message is reported, also when its sender was cancelled. In a hub, `Commits` passes it to
+    `FollowedRooms` for followers in this process, and to `Announcements` for those in other processes.
     """
 
     def __init__(self, executor: Executor, on_commit: OnCommit, *, deadline_seconds: float) -> None:
@@ -76,7 +79,7 @@ class MessageWriter:
         self._batcher = Batcher[Draft, Message](
             "write messages",
             partial(send_one, executor),
-            self._send_each,
+            self._send_batch,
             deadline_seconds=deadline_seconds,
             queue=KeyedQueue(),
             per_batch=MESSAGES_PER_STATEMENT,
@@ -110,11 +113,13 @@ class MessageWriter:
         self.durations.add(time.perf_counter() - began)
         return sent
 
-    async def _send_each(self, drafts: list[Draft], deadline: float) -> list[BatchOutcome[Message]]:
+    async def _send_batch(self, drafts: list[Draft], deadline: float) -> list[BatchOutcome[Message]]:
+        """Append the messages in one statement. A draft whose room is locked is put back."""
         sent = await self._independent_sends.send(drafts, deadline=deadline)
         return [*sent] if isinstance(sent, list) else [sent.get(draft.id, PUT_BACK) for draft in drafts]
 
     def _committed(self, messages: Sequence[Message]) -> None:
+        """Called by the batcher after the COMMIT, before the senders get their messages."""
         self._on_commit(MessagesSent(messages))
 
     async def send_many(self, drafts: Sequence[Draft]) -> list[Message]:

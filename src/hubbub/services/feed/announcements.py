@@ -247,6 +247,10 @@ class Announcements:
         return connection.server_of(room_channel(room_id)) if connection.is_cluster else ""
 
     def _request_publish(self, server: str = "") -> None:
+        """Publish at the end of this turn of the event loop, with all else that is announced in it.
+
+        While too many batches have no answer, the next answer publishes.
+        """
         if self._publishing[server] < MAX_PUBLISHING:
             self._publish.request()
 

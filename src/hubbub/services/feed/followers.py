@@ -196,11 +196,11 @@ class Follower:
     async def __anext__(self) -> FeedEvent:
         if not self._events:
             await self._fill()
-        return self._read()
+        return self._take_event()
 
     def waiting(self, most: int) -> list[FeedEvent]:
         """Up to `most` buffered events. It does not wait, and may return none."""
-        return [self._read() for _ in range(min(most, len(self._events)))]
+        return [self._take_event() for _ in range(min(most, len(self._events)))]
 
     def watch(self, room_ids: Iterable[UUID]) -> None:
         """From now on the presence of the members of these rooms, and of no others, is wanted.
@@ -216,7 +216,8 @@ class Follower:
         self.session = session
         await self._followers.sessions.change(self)
 
-    def _read(self) -> FeedEvent:
+    def _take_event(self) -> FeedEvent:
+        """Remove the oldest event from the inbox, and keep its cursor."""
         if (instrumentation := self.inbox.instrumentation) is not SILENT:
             instrumentation.delivered()
         event = self._events.popleft()
@@ -229,7 +230,10 @@ class Follower:
         return event
 
     async def _fill(self) -> None:
-        """Return in the same step in which there is an event."""
+        """Wait for an event. A position that is behind reads its log.
+
+        It returns in the same step in which there is an event.
+        """
         if self._has_reader:
             raise RuntimeError("a follower can only have one reader at a time")
         self._has_reader = True

@@ -1,6 +1,7 @@
 """The rooms that are followed in this process, and how far each follower has come in each of them.
 
-A room takes the entries of its log one after the other, from announcements or from PostgreSQL:
+A room takes the entries of its log one after the other. They come from commits of this process, from announcements
+of other processes, or from PostgreSQL. An `Entry` is an event and its `Position`: a seq and a hash of the entry.
 
     current --a seq after the next, an unknown change, or a head that is ahead--> behind: it reads the log
        ^                                                                             |
@@ -126,7 +127,11 @@ class FollowedRooms:
         return self._rooms.get(room_id)
 
     def open(self, room_id: UUID, newest: Position) -> FollowedRoom:
-        """The room. One that was not followed so far begins at its newest entry."""
+        """The room. One that was not followed so far begins at its newest entry.
+
+        This does not wait for the subscription. The event loop calls `receive_announcement` with a Gap once it is
+        live, and with each payload.
+        """
         room = self._rooms.get(room_id)
         if room is None:
             room = FollowedRoom(room_id, newest, self, announced_seq=newest.seq)
@@ -174,8 +179,8 @@ class FollowedRooms:
         if room is not None:
             room.read_log()
 
-    def receive(self, room: FollowedRoom, received: Received) -> None:
-        """Receive an announcement of another process, about this room."""
+    def take_announcement(self, room: FollowedRoom, received: Received) -> None:
+        """Take an announcement of another process about this room."""
         if isinstance(received, Gap):
             # The subscription is live, for the first time or again. Earlier announcements may have been missed.
             room.is_subscribed = True
@@ -403,7 +408,7 @@ class FollowedRoom(msgspec.Struct, eq=False):
     position: Position
     rooms: FollowedRooms
     announced_seq: int
-    """The highest seq that was announced."""
+    """The highest seq that is known here, whether its entry was taken or not."""
     must_read: bool = False
     """Whether the log has to be read for a change that was announced without a seq."""
     contradicted: Position | None = None
@@ -428,12 +433,14 @@ class FollowedRoom(msgspec.Struct, eq=False):
         return self.must_read or self.announced_seq > self.position.seq
 
     def receive_announcement(self, received: Received) -> None:
-        """Pass it to `FollowedRooms.receive`. A `partial` per room would be two more objects for the garbage
-        collector."""
-        self.rooms.receive(self, received)
+        """Pass it on. A `partial` per room would be two more objects for the garbage collector."""
+        self.rooms.take_announcement(self, received)
 
     def receive_entry(self, entry: Entry) -> None:
-        """An announced entry: take it if it is the next one. Otherwise read what is before it, or compare it."""
+        """An entry that was committed here or announced: take it if it is the next one.
+
+        Otherwise read those before it, or compare it with the one that was taken.
+        """
         seq = entry.position.seq
         if seq == self.position.seq + 1:
             self.take(entry)
