@@ -17,10 +17,10 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.cli.demo.expected import PlainLine, user_id_of
+from hubbub.diagnostics import find_imported_user
 from hubbub.errors import Invalid
 from hubbub.history import JoinLine, LeaveLine, MessageLine
-from hubbub.history.lines import room_id_of
+from hubbub.history.lines import PlainLine, room_id_of
 from hubbub.hub import Hub
 
 PLAYED: Final = 200
@@ -67,7 +67,7 @@ class Player:
         }
         await hub.history.load(io.BytesIO(b"".join(msgspec.json.encode(line) + b"\n" for line in joins.values())))
         for nickname in dict.fromkeys(line.user or "" for line in self._played):
-            self._users[nickname] = await user_id_of(hub, nickname)
+            self._users[nickname] = await find_imported_user(hub, nickname)
         room_ids = dict.fromkeys(map(room_id_of, self._played))
         for number, (username, display_name) in enumerate(VISITORS.items()):
             user = await hub.users.create(f"{number}@example.org", username, "!", display_name=display_name)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound
+from hubbub.history import derive_user_id
 from hubbub.hub import Hub
 from hubbub.models import User
 
@@ -33,6 +34,16 @@ async def find_user(chat: Hub, user: str) -> User:
         reason = f"is a name of {found[0].id} and the external id of {found[1].id}: use an id"
         raise Invalid("user", reason)
     return found[0]
+
+
+async def find_imported_user(chat: Hub, nickname: str) -> UUID:
+    """The id of the user that the lines of an imported log mean by this nickname.
+
+    A nickname in another form, as with a decomposed letter, is the user who has it as their username.
+    """
+    derived = derive_user_id(nickname)
+    found = (await chat.users.get_many([derived])).get(derived) or await chat.users.find_by_username(nickname)
+    return derived if found is None else found.id
 
 
 async def find_room(chat: Hub, room: str) -> UUID:

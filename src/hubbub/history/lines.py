@@ -233,6 +233,8 @@ class RoomLine(
 
 EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | MemberChangeLine | ChangeLine
 AnyLine = MessageLine | EventLine | MemberLine | UserLine | RoomLine
+PlainLine = MessageLine | JoinLine | LeaveLine
+"""The kinds of lines in the plain form."""
 
 EVENT_LINES: Final[Mapping[str, type[EventLine]]] = {line.event.kind: line for line in get_args(EventLine)}
 """The line of each kind of entry that is not a message."""

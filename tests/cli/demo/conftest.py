@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hubbub import Hub, PostgresSettings, Settings
-from hubbub.cli.demo.expected import CONVERSATION, Context, PlainLine, load, read
+from hubbub.cli.demo.expected import CONVERSATION, Context, load, read
 from hubbub.history import Refusals
+from hubbub.history.lines import PlainLine
 from hubbub.passwords import MIN_COST, Passwords
 from hubbub.postgres import Pool
 

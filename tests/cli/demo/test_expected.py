@@ -13,9 +13,10 @@ import pytest
 
 from hubbub import inputs
 from hubbub.cli.demo import recount
-from hubbub.cli.demo.expected import CONVERSATION, Context, PlainLine, gather, load, read
+from hubbub.cli.demo.expected import CONVERSATION, Context, gather, load, read
 from hubbub.cli.demo.report import Check, Section
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals
+from hubbub.history.lines import PlainLine
 from hubbub.postgres import connect
 from log import log_of
 

@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 
 from hubbub import embedded, migrations, new_id
-from hubbub.cli import END_SIGNALS, on_signals, printable, unreported
+from hubbub.cli import END_SIGNALS, on_signals, playing, printable, unreported
 from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
@@ -92,8 +92,6 @@ def demo(
         reason = "".join(f"; line {line}: {printable(reason)}" for line, reason in refusals.first[:1])
         raise click.BadParameter(f"{title} has no usable line{reason}", param_hint="--log")
     if serve:
-        from hubbub.cli import playing  # noqa: PLC0415 - it imports this package
-
         playing.serve(chain([first], lines), port=port, opens=not no_browser, parent=folder)
         return
     load = partial(expected.load, title=title, lines=chain([first], lines), refusals=refusals)

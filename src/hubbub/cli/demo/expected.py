@@ -18,9 +18,10 @@ import msgspec
 
 from hubbub.cli import printable
 from hubbub.cli.demo.report import Section
+from hubbub.diagnostics import find_imported_user
 from hubbub.events import MEMBER_KINDS
-from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_user_id, read_lines
-from hubbub.history.lines import room_id_of
+from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, read_lines
+from hubbub.history.lines import PlainLine, room_id_of
 from hubbub.hub import Hub
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement
@@ -31,8 +32,6 @@ T = TypeVar("T")
 
 CONVERSATION: Final = Path(__file__).with_name("conversation.jsonl")
 """Text that breaks careless columns, collations and length checks: names, scripts, emoji, long lines."""
-
-PlainLine = MessageLine | JoinLine | LeaveLine
 
 WAIT_SECONDS: Final = 30
 """For an event. Far more than any needs: one that has not come by then is lost."""
@@ -204,7 +203,7 @@ async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
     for line in lines:
         nickname, room = line.user or "", context.expect_room(room_id_of(line))
         if nickname not in users:
-            users[nickname] = await user_id_of(context.hub, nickname)
+            users[nickname] = await find_imported_user(context.hub, nickname)
         if isinstance(line, LeaveLine):
             room.leave(users[nickname])
         else:
@@ -213,13 +212,3 @@ async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
             room.entries["sent"] += 1
             room.imported.append(hash((users[nickname], line.content)))
     context.users += dict.fromkeys(users.values())
-
-
-async def user_id_of(hub: Hub, nickname: str) -> UUID:
-    """The id of an imported user.
-
-    A nickname in another form, as with a decomposed letter, is the user who has it as their username.
-    """
-    derived = derive_user_id(nickname)
-    found = (await hub.users.get_many([derived])).get(derived) or await hub.users.find_by_username(nickname)
-    return derived if found is None else found.id
