@@ -14,6 +14,7 @@ from hubbub.scheduling import (
     OncePerTurn,
     Pace,
     TimeSlice,
+    gather,
     in_slices,
     next_in_turn,
 )
@@ -210,3 +211,21 @@ def test_garbage_is_collected_rarely_and_what_exists_is_left_out() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == ["True", "True", "True"]
+
+
+async def test_first_error_cancels_the_other_calls_and_is_raised() -> None:
+    cancelled = asyncio.Event()
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("the first error")
+
+    with pytest.raises(KeyError, match="the first error"):
+        await gather([wait(), fail()])
+    assert cancelled.is_set()

@@ -1,7 +1,7 @@
 """Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines.
 
-Also time slices of long work, a limit of callers per turn, keys of a queue in their turn, and settings of garbage
-collection.
+Also time slices of long work, a limit of callers per turn, keys of a queue in their turn, groups of concurrent
+calls, and settings of garbage collection.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 from math import inf
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -77,6 +78,24 @@ async def in_slices(items: Sequence[T], action: Callable[[T], object], per_slice
     finally:
         while left:
             action(left.popleft())
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks whose first error cancels the others and is raised, instead of an `ExceptionGroup`."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+
+
+async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of concurrent calls, in their order. The first error cancels the others and is raised."""
+    async with task_group() as group:
+        tasks = [group.create_task(call) for call in calls]
+    return [task.result() for task in tasks]
 
 
 def take(queue: dict[T, None], most: int) -> list[T]:

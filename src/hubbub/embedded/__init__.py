@@ -29,6 +29,7 @@ from hubbub.embedded.process import Process
 from hubbub.embedded.programs import PostgresPrograms, find_postgresql, find_valkey
 from hubbub.errors import Unavailable
 from hubbub.postgres import connect
+from hubbub.scheduling import gather
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = ["FOLDER", "ServerStatus", "Servers", "Status", "delete_data", "down", "find", "status", "up"]
@@ -241,15 +242,9 @@ class ServerPair:
         Raises: Unavailable.
         """
         async with AsyncExitStack() as undo:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    serving = (_serve(server, undo, detached=detached) for server in self.servers)
-                    starts = [group.create_task(one) for one in serving]
-            except ExceptionGroup as failures:
-                first = failures.exceptions[0]
-                raise first from first.__cause__
+            ports = await gather(_serve(server, undo, detached=detached) for server in self.servers)
             undo.pop_all()
-        return self.settings(*(start.result() for start in starts))
+        return self.settings(*ports)
 
     async def stop(self) -> bool:
         """Stop both. False when none lived. Raises: Unavailable (one cannot be stopped)."""
