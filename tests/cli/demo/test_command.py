@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from hubbub import NotFound
 from hubbub.cli import demo as module
-from hubbub.cli.demo import Step, demo, recount, try_servers
+from hubbub.cli.demo import Step, demo, expected, try_servers
 from hubbub.cli.demo.expected import Context
 from hubbub.cli.demo.report import Section
 from hubbub.postgres import connect
@@ -115,7 +115,7 @@ def test_signal_stops_the_servers_and_deletes_their_files(home: Path, sent: sign
 
 def result_with(step: Step, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Result:
     """The result of the command when this step runs between loading and checking."""
-    monkeypatch.setattr(module, "STEPS", (step, recount.run))
+    monkeypatch.setattr(module, "STEPS", (step, expected.compare))
     return CliRunner().invoke(demo, [str(argument) for argument in arguments])
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections import Counter
@@ -8,16 +7,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from hubbub import inputs
-from hubbub.cli.demo import recount
-from hubbub.cli.demo.expected import CONVERSATION, Context, gather, load, read
+from hubbub.cli.demo import expected, talk
+from hubbub.cli.demo.expected import CONVERSATION, Context, load, read
 from hubbub.cli.demo.report import Check, Section
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals
 from hubbub.history.lines import PlainLine
 from hubbub.postgres import connect
+from hubbub.repositories import ReadReceipts
 from log import log_of
 
 # A real log of #ubuntu over ten years. It is beside the project and not part of it.
@@ -25,6 +26,16 @@ REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
 
 AT = datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
 KINDS = {"message": MessageLine, "join": JoinLine, "leave": LeaveLine}
+
+# A message that no read mark and no entry names. Otherwise these would be wrong as well.
+A_MESSAGE = """(
+    SELECT id FROM messages
+    WHERE id NOT IN (SELECT last_read_message_id FROM room_users WHERE last_read_message_id IS NOT NULL)
+        AND id NOT IN (SELECT message_id FROM room_events WHERE message_id IS NOT NULL)
+        AND user_id = ANY (SELECT id FROM users WHERE username LIKE 'talker-%')
+        AND deleted_at IS NULL  -- a tombstone cannot have content
+    LIMIT 1
+)"""
 
 
 def log(*lines: tuple[str, str, str]) -> Iterator[PlainLine]:
@@ -38,7 +49,7 @@ async def import_lines(context: Context, lines: Iterator[PlainLine], refusals: R
 
 
 async def pages(context: Context) -> Check:
-    return (await recount.run(context)).checks[recount.PAGES]
+    return (await expected.compare(context)).checks[expected.PAGES]
 
 
 async def test_log_is_imported_in_the_order_of_its_lines(context: Context) -> None:
@@ -78,13 +89,13 @@ async def test_author_who_is_not_a_member_is_expected_to_join_first(context: Con
     names = {(await context.hub.users.get(user_id)).username for user_id in room.members}
     assert names == {"ada", "bob"}
     assert room.entries == {"sent": 3, "joined": 3, "left": 1}
-    assert all(check.ok for check in (await recount.run(context)).checks.values())
+    assert all(check.ok for check in (await expected.compare(context)).checks.values())
 
 
 async def test_nicknames_that_differ_by_case_or_composition_are_one_user(context: Context) -> None:
     names = ["Mez", "mez", "MEZ", "Zo\u00eb", "Zoe\u0308", "straße", "STRASSE"]
     await import_lines(context, log(*[("message", name, f"I am {name}") for name in names]))
-    assert all(check.ok for check in (await recount.run(context)).checks.values())
+    assert all(check.ok for check in (await expected.compare(context)).checks.values())
     assert len(context.users) == 4  # ß is not the lower case of SS
 
 
@@ -201,19 +212,79 @@ async def test_members_are_counted_only_when_they_change(context: Context) -> No
     assert room.entries == {"joined": 2, "left": 1}
 
 
-async def test_first_error_cancels_the_other_calls_and_is_raised() -> None:
-    cancelled = asyncio.Event()
+def failed(section: Section) -> set[str]:
+    return {check.what for check in section.checks.values() if not check.ok}
 
-    async def wait() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
 
-    async def fail() -> None:
-        await asyncio.sleep(0)
-        raise KeyError("the first error")
+@pytest.fixture
+async def played(loaded: Context) -> Context:
+    """A context whose log was imported and whose users have sent messages."""
+    assert failed(await talk.run(loaded)) == set()
+    return loaded
 
-    with pytest.raises(KeyError, match="the first error"):
-        await gather([wait(), fail()])
-    assert cancelled.is_set()
+
+async def test_every_check_after_a_talk_passes(played: Context) -> None:
+    section = await expected.compare(played)
+    assert failed(section) == set()
+    assert len(section.checks) == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "breaks"),
+    [
+        (
+            f"DELETE FROM messages WHERE id = {A_MESSAGE}",
+            {"every row stored exactly once", expected.LOGS, expected.PAGES},
+        ),
+        (
+            "INSERT INTO users (email, username, password_hash) VALUES ('x@example.org', 'stranger', '!')",
+            {"every row stored exactly once"},
+        ),
+        (
+            f"UPDATE messages SET content = 'never sent' WHERE id = {A_MESSAGE}",
+            {expected.PAGES},
+        ),
+        (
+            "UPDATE room_events SET kind = 'left' WHERE kind = 'joined' AND seq = 1",
+            {expected.LOGS},
+        ),
+        ("UPDATE rooms SET last_seq = last_seq + 1", {expected.LOGS}),
+        (
+            """
+            UPDATE room_users SET last_read_message_id = messages.id
+            FROM messages
+            WHERE messages.room_id = room_users.room_id
+                AND messages.id <> room_users.last_read_message_id
+            """,
+            {expected.RULES},
+        ),
+        (
+            "DELETE FROM room_users WHERE ctid = (SELECT min(ctid) FROM room_users)",
+            {"every row stored exactly once"},
+        ),
+        (
+            "UPDATE room_events SET user_id = gen_random_uuid() WHERE seq = 1",
+            {expected.RULES},
+        ),
+        (
+            "ALTER TABLE messages ADD CONSTRAINT loud CHECK (content <> 'x') NOT VALID",
+            {expected.RULES},
+        ),
+    ],
+)
+async def test_fault_fails_its_checks_and_no_others(played: Context, fault: str, breaks: set[str]) -> None:
+    connection = await connect(played.settings.postgres)
+    assert await connection.execute(fault) not in {"UPDATE 0", "DELETE 0"}
+    await connection.close()
+    assert failed(await expected.compare(played)) == breaks
+
+
+async def test_wrong_unread_count_fails_the_check(played: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_counts = ReadReceipts.unread_counts
+
+    async def one_more(receipts: ReadReceipts, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
+        counts = await true_counts(receipts, user_id, cap=cap)
+        return {room_id: unread + 1 for room_id, unread in counts.items()}
+
+    monkeypatch.setattr(ReadReceipts, "unread_counts", one_more)
+    assert failed(await expected.compare(played)) == {"unread counts match a recount"}

@@ -7,7 +7,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from hubbub import Message, NotAMember, Room, Session, User
-from hubbub.cli.demo import expected, recount, talk
+from hubbub.cli.demo import expected, talk
 from hubbub.cli.demo.expected import Context
 from hubbub.cli.demo.report import Section
 from hubbub.cli.demo.talk import PRESENCE, REFUSALS, SESSIONS, TYPING, log_in, publish, read_cached_pages
@@ -43,7 +43,7 @@ def counts(section: Section) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("users", [2, 9])
-async def test_every_check_of_a_talk_and_of_the_recount_passes(loaded: Context, users: int) -> None:
+async def test_every_check_of_a_talk_and_of_the_comparison_passes(loaded: Context, users: int) -> None:
     loaded.user_count = users
     section = await talk.run(loaded)
     assert failed(section) == set()
@@ -51,7 +51,7 @@ async def test_every_check_of_a_talk_and_of_the_recount_passes(loaded: Context, 
     frequencies = [figure.count for figure in section.figures]
     assert frequencies == sorted(frequencies, reverse=True)
     assert loaded.messages
-    assert failed(await recount.run(loaded)) == set()
+    assert failed(await expected.compare(loaded)) == set()
 
 
 async def test_hub_that_doubles_retries_fails_the_checks(loaded: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ async def test_presence_that_is_not_published_in_time_fails_the_check(
             async with context.hub.presence.online(user, "phone"):
                 pass
         await until(lambda: all(changes[user] for user in users))
-        monkeypatch.setattr(expected, "WAIT_SECONDS", 0.5)  # less than the grace time: no user goes in time
+        monkeypatch.setattr(talk, "WAIT_SECONDS", 0.5)  # less than the grace time: no user goes in time
     assert section.checks[PRESENCE].wrong == [
         f"changes of {user}: [True] instead of [True, False]" for user in users
     ]
@@ -262,7 +262,7 @@ async def test_subscribers_without_messages_fail_the_check_in_time(
         return 0
 
     monkeypatch.setattr(RealtimeService, "publish", silent)
-    monkeypatch.setattr(expected, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(talk, "WAIT_SECONDS", 0.5)
     await publish(context, section)
     assert failed(section) == {DELIVERY}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from math import ceil
 from textwrap import shorten
 from time import perf_counter
 from typing import TypeVar
@@ -89,7 +90,7 @@ class Section:
 
 def percentile(seconds: list[float], share: float) -> float:
     """In milliseconds: the smallest of the values that at least this share of them does not exceed."""
-    return round(sorted(seconds)[max(0, -int(-share * len(seconds) // 1) - 1)] * 1000, 3)
+    return round(sorted(seconds)[ceil(share * len(seconds)) - 1] * 1000, 3)
 
 
 class Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -17,15 +17,19 @@ from uuid import UUID, uuid4
 import msgspec
 from uuid_utils.compat import uuid7
 
-from hubbub.cli.demo.expected import LOG, Context, ExpectedRoom, gather, task_group, until
+from hubbub.cli.demo.expected import LOG, Context, ExpectedRoom
 from hubbub.cli.demo.report import Section
 from hubbub.errors import Conflict, NotAMember
 from hubbub.events import LoggedEvent, MessageSent, PresenceChanged, RoomGone, TypingChanged
 from hubbub.hub import Hub
 from hubbub.models import Message, MessagePage
 from hubbub.redis import Gap
+from hubbub.scheduling import gather, task_group
 from hubbub.services.cache import PAGE_LENGTH
 from hubbub.testing import LogEntry, delivery_errors
+
+WAIT_SECONDS: Final = 30
+"""For an event. Far more than any needs: one that has not come by then is lost."""
 
 VISITS: Final = 12
 """Visits of each user to a room. With 40 users they take about 2 s on two cores."""
@@ -357,3 +361,11 @@ async def read_cached_pages(context: Context, section: Section) -> None:
             cached = msgspec.json.decode(page, type=MessagePage)
             section.expect("cached pages equal stored pages", "the newest page", cached, stored)
     section.total("newest pages from the cache", cache.counts.hits - hits)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns once it holds, or after WAIT_SECONDS: then a check fails for what is missing."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not holds():  # noqa: ASYNC110 - several tasks bring it about
+                await asyncio.sleep(0.01)
