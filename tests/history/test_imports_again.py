@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
-from hubbub.history import History, Imported, derive_room_id, existing, source
+from hubbub.history import History, Imported, derive_room_id, existing, rooms, source
 from hubbub.history.existing import EVENTS_AT, LATEST_OF_USERS
 from hubbub.history.rooms import Members, MemberSnapshot, Span
 from hubbub.postgres import OpenTransaction, Pool, Statement, connect
@@ -165,7 +165,9 @@ EXAMPLES = settings(
 def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     lines: int = request.param
     monkeypatch.setattr(source, "BATCH_LINES", lines)
-    if lines == 2:  # with few entries at a time
+    if lines == 2:  # with few entries at a time, and forgotten after each batch
+        monkeypatch.setattr(rooms, "REMEMBERED_MEMBERSHIPS", 1)
+        monkeypatch.setattr(existing, "REMEMBERED_MEMBERSHIPS", 1)
         monkeypatch.setattr(existing, "SEQS_PER_BLOCK", 2)
         monkeypatch.setattr(existing, "SEQS_PER_PAGE", 5)
     return lines
@@ -275,6 +277,29 @@ async def test_file_whose_first_line_was_corrected_repeats_no_join_and_no_leave(
     assert after.members == before.members
     last_seq = len(before.entries)
     assert after.entries == [*before.entries, (last_seq + 1, "message", "ann", "corrected", "00")]
+
+
+async def test_member_whose_corrected_leave_precedes_known_lines_stays_in_however_little_is_remembered(
+    postgres_settings: PostgresSettings, pool: Pool, batch_lines: int
+) -> None:
+    joins = [Said("join", "ann", "", minute) for minute in (1, 2, 3, 4, 5)]
+    lines = [*joins, Said("leave", "bob", "", 6), Said("join", "bob", "", 7)]
+    lines[2] = Said("leave", "ann", "", 3)
+    await load(pool, file_of("#chat", [*lines[:2], lines[2]._replace(bad=True), *lines[3:]]))
+    await load(pool, file_of("#chat", lines))
+    assert (await state_of(postgres_settings, derive_room_id("#chat"))).members == ["ann", "bob"]
+
+
+async def test_corrected_change_of_a_room_leaves_the_later_membership_of_its_author(pool: Pool, hub: Hub) -> None:
+    room_id, leave = derive_room_id("#chat"), line("leave", at="2004-12-25T09:03:00Z")
+    await load(pool, b"{bad\n" + leave)
+    ada = await hub.users.find_by_username("ada")
+    assert ada is not None
+    await hub.room_users.add(room_id, ada.id)
+    change = line("change", at="2004-12-25T09:02:00Z", name="renamed", description="", is_private=False)
+    again = await load(pool, change + leave)
+    assert (again.events, again.known) == (1, 1)
+    assert await hub.room_users.get(room_id, ada.id) is not None
 
 
 async def test_equal_messages_are_told_apart_by_their_number_among_their_equals(

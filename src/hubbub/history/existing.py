@@ -30,6 +30,8 @@ SEQS_PER_BLOCK: Final = 10_000
 """A batch with a time between those of a block reads the block, which takes some milliseconds."""
 SEQS_PER_PAGE: Final = 1_000_000
 """To read a page takes about a second."""
+SEQS_PER_BITMAP: Final = 1_024
+"""A bitmap takes some 400 bytes with its place in the dictionary, also for a room that has few entries."""
 
 
 class ExistingMessage(msgspec.Struct, frozen=True, gc=False):
@@ -78,9 +80,10 @@ class Existing:
 
     The other fields are about lines without a seq. `known` has the seqs of their entries, by the number of the
     line. `next_known` has, for each other line, the lowest seq among the known lines that follow in its room.
-    `known_rooms` are the rooms of known lines, `matched` the entries of these. `without_joining` are the known
-    messages whose author was a member before. `latest` has the last entry about a user in a room, or about a room
-    and None. `is_continued`: lines before the batch were imported by an earlier run.
+    `known_rooms` are the rooms of known lines, `matched` the entries of these. `latest` has the last entry about a
+    user in a room, or about a room and None. It supersedes no line once it is among the `passed` entries: its own
+    line was replayed, or another line took effect all the same. `is_continued`: lines before the batch were
+    imported by an earlier run.
     """
 
     messages: dict[UUID, ExistingMessage]
@@ -88,9 +91,9 @@ class Existing:
     known: dict[int, int] = field(default_factory=dict)
     next_known: dict[int, int] = field(default_factory=dict)
     known_rooms: set[UUID] = field(default_factory=set)
-    without_joining: set[int] = field(default_factory=set)
     latest: dict[tuple[UUID, UUID | None], Latest] = field(default_factory=dict)
     matched: set[tuple[UUID, int]] = field(default_factory=set)
+    passed: set[tuple[UUID, int]] = field(default_factory=set)
     is_continued: bool = False
 
     def message_of(self, line: Line, nth: int) -> ExistingMessage | None:
@@ -280,12 +283,20 @@ Part = tuple[UUID, int, int]
 class OtherEntries:
     """The entries of others that an import has read, by room. Each batch reads on.
 
-    `matched` are those of lines in the batch before: equal lines have later ones.
+    `matched` are those of lines in the batch before: equal lines have later ones. `passed` has those of all
+    batches as bitmaps, by room and part of its log, so that a log of millions of entries takes a few hundred KiB.
     """
 
     def __init__(self) -> None:
         self.matched: Set[tuple[UUID, int]] = frozenset()
+        self.passed: dict[tuple[UUID, int], int] = defaultdict(int)
         self._rooms: dict[UUID, _Room] = {}
+
+    def stored(self, existing: Existing) -> None:
+        """Remember what the lines of a batch have matched and passed."""
+        self.matched = existing.matched
+        for room_id, seq in existing.passed:
+            self.passed[room_id, seq // SEQS_PER_BITMAP] |= 1 << seq % SEQS_PER_BITMAP
 
     async def locate(
         self,
@@ -327,6 +338,11 @@ class OtherEntries:
             and not is_about_message(line)
         }
         existing.latest |= await self._latest(executor, others, subjects)
+        existing.passed |= {
+            (room_id, seq)
+            for (room_id, _), (seq, _) in existing.latest.items()
+            if self.passed.get((room_id, seq // SEQS_PER_BITMAP), 0) >> seq % SEQS_PER_BITMAP & 1
+        }
 
     async def _parts_at(
         self, executor: Executor, others: Mapping[UUID, Sequence[Span]], moments: Iterable[tuple[UUID, datetime]]
@@ -430,8 +446,6 @@ def _locate(
             seq = None if message is None else message.seq
             if seq is not None and seq - 1 in joinings.get(event_of(line, users, JoinLine.event.kind), ()):
                 seq -= 1
-            else:
-                existing.without_joining.add(number)
         else:
             same = events.get(event_of(line, users))
             seq = same.popleft() if same else None

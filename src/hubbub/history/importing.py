@@ -173,8 +173,7 @@ class Import:
                 await self._other_entries.locate(
                     transaction, existing, todo, self._users, snapshots, others=others
                 )
-            reached = {room_id: members.reached(room_id) for room_id in others}
-            logs = [RoomLog(room, snapshots[room.id], reached.get(room.id)) for room in rooms]
+            logs = [RoomLog(room, snapshots[room.id], members.roles_before.get(room.id, {})) for room in rooms]
             replay = Replay(logs, self._users, existing)
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
@@ -183,9 +182,9 @@ class Import:
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
-        self._other_entries.matched = existing.matched
+        self._other_entries.stored(existing)
         for room in replay.rooms.values():
-            self._members.stored(room.id, room.start_seq, room.last_seq, room.reached)
+            self._members.stored(room.id, room.start_seq, room.last_seq, room.roles_before)
         return before, created, replay
 
     @staticmethod

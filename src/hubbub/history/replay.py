@@ -118,6 +118,7 @@ class Replay:
         if line.seq is not None:
             room.check_next(line.seq)
         elif author is not None and author not in room.members and not self._is_superseded(number, line, room):
+            self._pass(line, room)
             room.add_unlisted(JoinLine(at=line.at, role=Role.MEMBER), author)  # before the history begins
         room.last_seq = seq = room.last_seq + 1
         metadata = metadata_of(line)
@@ -167,6 +168,8 @@ class Replay:
             room.check_next(line.seq)
         if event.message_id is not None:
             self._check_message("message_id", event.message_id, room)
+        elif account is not None:
+            self._pass(line, room)
         room.add_event(line, account)
         if line.seq is not None:
             self._existing.events[room.id, line.seq] = event
@@ -177,21 +180,29 @@ class Replay:
         seq = self._existing.known.get(number)
         if seq is None or user_id is None:
             return
-        # A corrected message stands behind later entries. It shows nothing of how far its author has come.
-        room.confirm(user_id, 0 if number in self._existing.without_joining else seq, line.at)
+        # A message is never the latest entry about a user. So a corrected one, behind later entries, passes none.
+        self._existing.passed.add((room.id, seq))
+        room.confirm(user_id, line.at)
+
+    def _pass(self, line: MessageLine | EventLine, room: RoomLog) -> None:
+        """Have the line, which is to take effect, count instead of the entries of others about its subject."""
+        subject = subject_of(line, self._users)
+        latest = self._existing.latest.get((room.id, subject))
+        if latest is not None:
+            self._existing.passed.add((room.id, latest.seq))
+            if subject is not None:
+                room.roles_before.setdefault(subject, room.members.get(subject))
 
     def _is_superseded(self, number: int, line: MessageLine | EventLine, room: RoomLog) -> bool:
-        """Whether the log has a later entry, not of a line before, that decides what the line would change.
+        """Whether the log has a later entry, not yet passed, that decides what the line would change.
 
         An entry is later if it is behind the line's position in the log, or has a later time. The line's position
         is before that of the next known line. Times decide nothing where an earlier run may have stored the lines
         before.
         """
-        if room.reached is None or is_about_message(line):
-            return False
-        existing, user_id = self._existing, self._users[line]
+        existing = self._existing
         latest = existing.latest.get((room.id, subject_of(line, self._users)))
-        if latest is None or (user_id in room.reached and room.reached[user_id].seq >= latest.seq):
+        if latest is None or is_about_message(line) or (room.id, latest.seq) in existing.passed:
             return False
         if latest.seq >= existing.next_known.get(number, inputs.MAX_SEQ):
             return True

@@ -7,7 +7,7 @@ The last step comes after the COPY of the messages, to which memberships refer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -39,9 +39,8 @@ from hubbub.repositories.rooms import direct_key
 from hubbub.sql import not_deleted
 
 REMEMBERED_MEMBERSHIPS: Final = 200_000
-"""How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten, with
-`Reached.role_before`. A changed file that is imported again may then end an earlier membership: docs/history.md
-says when."""
+"""How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten, and
+looked up again. What cannot be looked up is kept: `Members.roles_before` and `OtherEntries.passed`."""
 
 
 class LockedRoom(NamedTuple):
@@ -150,16 +149,6 @@ MEMBERS = Statement(
 )
 
 
-class Reached(NamedTuple):
-    """How far an import has come with a member of a room: to the entry `seq`, known or appended.
-
-    `role_before` is the role before the import, None of a non-member.
-    """
-
-    seq: int
-    role_before: Role | None
-
-
 class Span(NamedTuple):
     """Entries of a log, from the `first` seq to the `last`."""
 
@@ -177,14 +166,17 @@ class MemberSnapshot:
 
 
 class Members:
-    """Remembers the members of a room while its log does not grow: each join and leave is an entry of it."""
+    """Remembers the members of a room while its log does not grow: each join and leave is an entry of it.
+
+    `roles_before` has the memberships that this import has changed, among those that entries of others are about:
+    by room and user the role before, None of a non-member. Each takes 150 bytes, however many lines there are.
+    """
 
     def __init__(self) -> None:
+        self.roles_before: dict[UUID, dict[UUID, Role | None]] = {}
         self._snapshots: dict[UUID, MemberSnapshot] = {}
         self._ends: dict[UUID, int] = {}  # the heads of the rooms, as this import has left them
         self._others: dict[UUID, list[Span]] = {}  # up to there, the entries that are not of this import
-        self._reached: dict[UUID, dict[UUID, Reached]] = {}  # in all other rooms
-        self._remembered = 0  # memberships in them
 
     def others(self, room_id: UUID, last_seq: int) -> list[Span]:
         """The entries of a locked room that are not of this import: those that lines may be known from."""
@@ -194,22 +186,14 @@ class Members:
             spans.append(Span(first, last_seq))
         return spans
 
-    def reached(self, room_id: UUID) -> dict[UUID, Reached]:
-        """By user, how far this import has come in a room that has entries of others."""
-        return dict(self._reached.get(room_id, {}))
-
-    def stored(self, room_id: UUID, start_seq: int, last_seq: int, reached: dict[UUID, Reached] | None) -> None:
+    def stored(self, room_id: UUID, start_seq: int, last_seq: int, roles_before: dict[UUID, Role | None]) -> None:
         """Remember a room as the batch has left it, which has made it grow from `start_seq`."""
         self._snapshots[room_id].last_seq = last_seq
         if others := self.others(room_id, start_seq):
             self._others[room_id] = others
         self._ends[room_id] = last_seq
-        if reached:
-            self._remembered += len(reached) - len(self._reached.get(room_id, ()))
-            self._reached[room_id] = reached
-            if self._remembered > REMEMBERED_MEMBERSHIPS:
-                self._reached.clear()
-                self._remembered = 0
+        if roles_before:
+            self.roles_before[room_id] = roles_before
 
     def forget(self) -> None:
         """Have all memberships looked up again."""
@@ -268,12 +252,13 @@ class RoomLog:
     """The log of one locked room, and its members as far as the batch refers to them.
 
     `events` are the rows of the entries that are not messages, and `change` the last of them that changed the
-    room. `added`, `removed`, `new_roles`, `new_metadata` and `restored` are what becomes of memberships. `reached`
-    has how far this import has come with each user, in a room that has entries of others. In another room it is
-    None. `unlisted` entries are on no line.
+    room. `added`, `removed`, `new_roles`, `new_metadata` and `restored` are what becomes of memberships.
+    `roles_before` is that of `Members`, as this batch continues it. `unlisted` entries are on no line.
     """
 
-    def __init__(self, room: LockedRoom, snapshot: MemberSnapshot, reached: dict[UUID, Reached] | None) -> None:
+    def __init__(
+        self, room: LockedRoom, snapshot: MemberSnapshot, roles_before: Mapping[UUID, Role | None]
+    ) -> None:
         self.id = room.id
         self.is_direct = room.is_direct
         self.start_seq = self.last_seq = room.last_seq
@@ -285,7 +270,7 @@ class RoomLog:
         self.new_metadata: dict[UUID, str | None] = {}
         self.restored: dict[UUID, Membership] = {}
         self.change: ChangeLine | None = None
-        self.reached = reached
+        self.roles_before = dict(roles_before)
         self.unlisted = 0
 
     @property
@@ -328,7 +313,6 @@ class RoomLog:
         if isinstance(line, ChangeLine):
             self.change = line
         if account is not None:
-            self._reach(account, self.last_seq)
             self._change_membership(line, account)
 
     def _change_membership(self, line: EventLine, user_id: UUID) -> None:
@@ -363,23 +347,14 @@ class RoomLog:
         self.add_event(line, user_id)
         self.unlisted += 1
 
-    def confirm(self, user_id: UUID, seq: int, at: datetime) -> None:
+    def confirm(self, user_id: UUID, at: datetime) -> None:
         """Give a user the membership of before this import, since the entry of a line of theirs is in the log.
 
-        What the import has appended for earlier lines belongs before that entry, which has this seq and time.
+        What the import has appended for earlier lines belongs before that entry, which has this time.
         """
-        self._reach(user_id, seq)
-        if self.reached is None:
-            return
-        role = self.reached[user_id].role_before
+        role = self.roles_before.get(user_id, self.members.get(user_id))
         if (role is None) != (user_id not in self.members):
             self.add_unlisted(LeaveLine(at=at) if role is None else JoinLine(at=at, role=role), user_id)
-
-    def _reach(self, user_id: UUID, seq: int) -> None:
-        if self.reached is None:
-            return
-        before = self.reached.get(user_id) or Reached(0, self.members.get(user_id))
-        self.reached[user_id] = before._replace(seq=max(seq, before.seq))
 
     def restore_member(self, user_id: UUID, membership: Membership) -> None:
         """Set a membership to what it was in another database."""
