@@ -6,8 +6,7 @@ import pytest
 
 from history.histories import conversation, line, load, message_lines
 from hubbub import Hub, Unavailable, User
-from hubbub.history import derive_room_id, importing
-from hubbub.history.importing import count_as_read
+from hubbub.history import count_as_read, derive_room_id
 from hubbub.postgres import Pool, Statement
 
 SEQS = Statement(
@@ -23,8 +22,8 @@ SEQS = Statement(
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "ROOMS_PER_STEP", 2)
-    monkeypatch.setattr(importing, "MEMBERS_PER_STEP", 3)
+    monkeypatch.setattr("hubbub.history.ROOMS_PER_STEP", 2)
+    monkeypatch.setattr("hubbub.history.MEMBERS_PER_STEP", 3)
 
 
 @pytest.fixture
@@ -34,8 +33,8 @@ def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     async def stop(*_: object) -> None:
         raise Unavailable("postgresql", "stopped", retryable=False)
 
-    monkeypatch.setattr("hubbub.history.importing.count_as_read", stop)
-    return lambda: monkeypatch.setattr("hubbub.history.importing.count_as_read", count_as_read)
+    monkeypatch.setattr("hubbub.history.count_as_read", stop)
+    return lambda: monkeypatch.setattr("hubbub.history.count_as_read", count_as_read)
 
 
 async def test_import_ends_with_all_members_of_all_rooms_having_read_everything(

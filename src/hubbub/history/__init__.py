@@ -1,20 +1,48 @@
-"""History: import from files, and export to them. docs/history.md has the form of the lines."""
+"""History: import from files, and export to them. docs/history.md has the form of the lines.
+
+An import stores each batch of a file in one transaction, with a checkpoint as its last row:
+
+    read batch -> find or create users -> lock or create rooms -> replay, store, checkpoint -> COMMIT -> next batch
+                                                                                  last batch: count as read -> done
+
+A batch whose transaction failed is taken again from the start, also when its outcome is unknown: if it was
+committed, its checkpoint is found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
 from io import BufferedIOBase
+from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.commits import OnCommit, ignore
-from hubbub.errors import Invalid, NotFound
+from hubbub.background import jittered
+from hubbub.commits import OnCommit, RoomTouched, UserChanged, ignore
+from hubbub.errors import Conflict, Invalid, NotFound, Unavailable
+from hubbub.history.existing import OtherEntries, find_existing
 from hubbub.history.export import export as export_room
-from hubbub.history.importing import Import, Imported, Refusals
-from hubbub.history.lines import AnyLine, JoinLine, LeaveLine, MessageLine, derive_room_id, derive_user_id
-from hubbub.history.source import Refusal, read_lines
-from hubbub.history.users import Renamed
-from hubbub.postgres import Pool, Replicas, Statement, not_supported
+from hubbub.history.lines import (
+    AnyLine,
+    JoinLine,
+    LeaveLine,
+    Line,
+    MessageLine,
+    RoomLine,
+    UserLine,
+    derive_room_id,
+    derive_user_id,
+    room_id_of,
+)
+from hubbub.history.replay import Replay, store
+from hubbub.history.rooms import Members, RoomLog, lock_rooms
+from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal, read_lines
+from hubbub.history.users import LineUser, LineUsers, Renamed
+from hubbub.postgres import Executor, Pool, Replicas, Statement, not_supported
 from hubbub.sql import folded, not_deleted
 
 __all__ = [
@@ -31,6 +59,17 @@ __all__ = [
     "derive_user_id",
     "read_lines",
 ]
+
+T = TypeVar("T")
+
+RETRY_FOR_SECONDS: Final = 30.0
+"""How long a batch is retried while PostgreSQL cannot be reached: longer than a restart or a failover takes."""
+
+CONFLICT_ATTEMPTS: Final = 5
+"""Attempts at a batch while other transactions create or delete what it needs."""
+
+REPORTED: Final = 100
+"""How many refused lines and renamed users a report lists; further ones are only counted."""
 
 # Two are enough to show that a name means more than one room.
 BY_NAME = Statement(
@@ -104,3 +143,286 @@ class History:
             raise Invalid("room", f"several rooms have this name ({found[0]}, {found[1]}, ...): use an id")
         room_id: UUID = found[0]
         return room_id
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How many lines could not be used, and the first 100 of them. `on_refusal` is called with each."""
+
+    count: int = 0
+    first: list[Refusal] = field(default_factory=list)
+    on_refusal: Callable[[Refusal], None] | None = None
+
+    def add(self, line: int, reason: str) -> None:
+        """Count a line, and report it."""
+        self.count += 1
+        refusal = Refusal(line, reason)
+        if len(self.first) < REPORTED:
+            self.first.append(refusal)
+        if self.on_refusal is not None:
+            self.on_refusal(refusal)
+
+
+@dataclass(slots=True)
+class Imported:
+    """The progress of an import and the counts of its lines.
+
+    Each of the `lines` became a message or another entry of a log (`events`), is about a user, a room or a member
+    (`described`), was imported before or changed nothing (`known`), or was refused: these numbers add up. A file
+    that ends damaged has one more refusal, which is not of a line: `damage`.
+
+    `users` were created. `unlisted` entries are on no line: an author's joining before the history begins.
+    `continued_from` is the line that an earlier run of the same file had reached, 0 if there was none: of these
+    lines, refusals are counted only if they show without the database. `renamed` has the first 100 of the
+    `renamed_count` users whose nickname was not available.
+    """
+
+    lines: int = 0
+    messages: int = 0
+    events: int = 0
+    described: int = 0
+    known: int = 0
+    users: int = 0
+    unlisted: int = 0
+    damage: Refusal | None = None
+    continued_from: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
+    renamed: list[Renamed] = field(default_factory=list)
+    renamed_count: int = 0
+
+
+class _ConcurrentImport(Exception):
+    """Another import of the same lines has committed some of them."""
+
+
+class Import:
+    """Imports one file. Not to be used for two: it remembers which users and rooms the lines mean."""
+
+    def __init__(self, pool: Pool, on_commit: OnCommit) -> None:
+        self.state = Imported()
+        self._pool = pool
+        self._on_commit = on_commit
+        self._users = LineUsers()
+        self._members = Members()
+        self._other_entries = OtherEntries()
+        self._watermarks = Watermarks()
+        self._rejected_rooms: set[UUID] = set()
+        self._find_without_ids = False  # after a conflict, until a batch has no known lines
+
+    async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
+        """Import all of it. A thread reads and parses a batch while PostgreSQL is busy with the one before."""
+        async with aclosing(BatchReader(file)) as reader:
+            while (batch := await reader.next()) is not None:
+                await self._take(batch, reader.prefetch)
+                on_progress(self.state)
+        return self.state
+
+    async def _take(self, batch: Batch, while_stored: Callable[[], object]) -> None:
+        if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
+            self._count(batch, None, [], None)
+            return
+        before, created, replay = await self._retry(partial(self._store, batch, while_stored))
+        self._watermarks.advance(batch, before, () if replay is None else replay.rooms.values())
+        if batch.is_last:
+            await self._retry(partial(self._watermarks.store, self._pool, batch.checkpoint))
+        self._count(batch, before, created, replay)
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """An attempt may be repeated even if the one before was committed: its rows are found."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + RETRY_FOR_SECONDS
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await attempt()
+            except _ConcurrentImport:
+                pass
+            except (Conflict, NotFound):
+                # An id is in use that only this line can have; or an account or a room was deleted meanwhile.
+                if attempts >= CONFLICT_ATTEMPTS:
+                    raise
+                self._find_without_ids = True
+            except Unavailable as error:
+                if not error.retryable or loop.time() > give_up_at:
+                    raise
+                await asyncio.sleep(jittered(0.5, at_least=0.2))
+            self._users.forget()
+            self._members.forget()
+
+    async def _store(
+        self, batch: Batch, while_stored: Callable[[], object]
+    ) -> tuple[Checkpoint | None, list[LineUser], Replay | None]:
+        """The checkpoint in the batch that an earlier run had stored, the users that were created, the replay."""
+        lines = [line for _, line, _ in batch.taken]
+        async with self._pool.transaction() as transaction:
+            before = await self._reached(transaction, batch)
+            if before == batch.checkpoint:  # later lines may refer to its users and rooms
+                lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
+                if not lines:
+                    return before, [], None
+            created = await self._users.find_or_create(transaction, lines)
+            rooms = await lock_rooms(transaction, lines, self._users, self._rejected_rooms)
+            if before == batch.checkpoint:
+                return before, created, None
+            if await self._reached(transaction, batch) != before:  # until the rooms were locked
+                raise _ConcurrentImport
+            todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
+            members = self._members
+            snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
+            others = {room.id: spans for room in rooms if (spans := members.others(room.id, room.last_seq))}
+            existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
+            existing.is_continued = self.state.continued_from > 0 or before is not None
+            if others:
+                await self._other_entries.locate(
+                    transaction, existing, todo, self._users, snapshots, others=others
+                )
+            logs = [RoomLog(room, snapshots[room.id], members.roles_before.get(room.id, {})) for room in rooms]
+            replay = Replay(logs, self._users, existing)
+            await store(transaction, replay, todo, while_stored)
+            await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
+            for user in created:
+                transaction.after_commit(partial(self._on_commit, UserChanged(user.account.id)))
+            for room in replay.rooms.values():
+                transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
+        self._find_without_ids = self._find_without_ids and replay.known > 0
+        self._other_entries.stored(existing)
+        for room in replay.rooms.values():
+            self._members.stored(room.id, room.start_seq, room.last_seq, room.roles_before)
+        return before, created, replay
+
+    @staticmethod
+    async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
+        return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
+
+    def _count(
+        self, batch: Batch, before: Checkpoint | None, created: list[LineUser], replay: Replay | None
+    ) -> None:
+        state = self.state
+        state.lines = batch.checkpoint.lines
+        if before is not None:
+            state.continued_from = before.lines
+        refused = list(batch.refused)
+        used = 0
+        if replay is not None:
+            used = replay.messages + replay.events + replay.described
+            state.messages += replay.messages
+            state.events += replay.events
+            state.described += replay.described
+            state.unlisted += replay.unlisted
+            refused += replay.refused
+        state.known += state.lines - batch.before - used - len(refused)
+        if batch.damage is not None:
+            state.damage = batch.damage
+            refused.append(batch.damage)
+        for refusal in sorted(refused):
+            state.refusals.add(*refusal)
+        state.users += len(created)
+        renamed = [user.renamed for user in created if user.renamed is not None]
+        state.renamed_count += len(renamed)
+        state.renamed += renamed[: REPORTED - len(state.renamed)]
+
+
+# Imported entries count as read, for the members who have read nothing in the room.
+
+ROOMS_PER_STEP: Final = 100
+MEMBERS_PER_STEP: Final = 1_000
+"""Of each room. A step is a transaction, and keeps them locked: with 300,000 members in a room for 14 ms."""
+
+HEADS = Statement(
+    "history.heads",
+    lambda id, last_seq: (id, last_seq),
+    "SELECT id, last_seq FROM rooms WHERE id = ANY($1::uuid[])",
+)
+
+# A table that was just filled has no statistics, and in a room that seems small each step would sort all members:
+# with 300,000 of them that takes 137 ms per step instead of 14, and more with more.
+DISABLE_SORT = Statement("history.disable_sort", str, "SELECT set_config('enable_sort', 'off', true)")
+
+# Members who have read something in the room are left alone, so messages that they marked as unread since stay
+# unread. They are locked in one order, since two imports may end at the same time.
+COUNT_AS_READ = Statement(
+    "history.count_as_read",
+    lambda room_id, user_id: (room_id, user_id),
+    """
+    WITH page AS MATERIALIZED (
+        SELECT head.room_id, head.seq, member.user_id
+        FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS head (room_id, seq, after)
+        CROSS JOIN LATERAL (
+            SELECT user_id
+            FROM room_users
+            WHERE room_users.room_id = head.room_id
+                AND room_users.user_id > head.after
+            ORDER BY user_id
+            LIMIT $4
+            FOR NO KEY UPDATE
+        ) AS member
+    ), counted AS (
+        UPDATE room_users
+        SET last_read_seq = page.seq
+        FROM page
+        WHERE room_users.room_id = page.room_id
+            AND room_users.user_id = page.user_id
+            AND room_users.last_read_message_id IS NULL
+            AND room_users.last_read_seq < page.seq
+    )
+    SELECT DISTINCT ON (room_id) room_id, user_id
+    FROM page
+    ORDER BY room_id, user_id DESC
+    """,
+)
+
+
+async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
+    """All entries up to these seqs count as read, by room.
+
+    Each step is a transaction, which locks few members. All of it may be repeated if it was interrupted.
+    """
+    ordered = sorted(heads.items())
+    for start in range(0, len(ordered), ROOMS_PER_STEP):
+        seqs = dict(ordered[start : start + ROOMS_PER_STEP])
+        after = dict.fromkeys(seqs, UUID(int=0))
+        while after:
+            wanted = [seqs[room_id] for room_id in after]
+            async with pool.transaction() as step:
+                await step.fetch_one(DISABLE_SORT)
+                last = await step.fetch_all(
+                    COUNT_AS_READ, list(after), wanted, list(after.values()), MEMBERS_PER_STEP
+                )
+            after = dict(last)
+
+
+class Watermarks:
+    """How far a file went in each room that it names: up to there the room counts as read once all is stored.
+
+    Rooms given by id are left out, as their members have read what their own lines say.
+    """
+
+    def __init__(self) -> None:
+        self._named: set[UUID] = set()
+        self._heads: dict[UUID, int] = {}
+        self._before: Checkpoint | None = None
+
+    def advance(self, batch: Batch, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
+        """Note how far a stored batch brought its rooms. An earlier run had stored the file up to `before`."""
+        self._named |= {
+            room_id_of(line) for _, line, _ in batch.taken if isinstance(line, Line) and line.room_id is None
+        }
+        if before is not None:
+            self._before = before
+        self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
+
+    async def store(self, pool: Pool, end: Checkpoint) -> None:
+        """Have everything in the file count as read, once for each end that the file had."""
+        if self._before is not None and not await self._is_done(pool, self._before):
+            unknown = self._named - self._heads.keys()  # a stopped run did not record how far it brought these
+            self._heads |= dict(await pool.fetch_all(HEADS, unknown))
+        if not await self._is_done(pool, end):
+            await count_as_read(pool, self._heads)
+            done = end.counted_as_read()
+            await pool.execute(SAVE_CHECKPOINT, done.digest, done.lines)
+
+    @staticmethod
+    async def _is_done(pool: Pool, checkpoint: Checkpoint) -> bool:
+        known = await pool.fetch_all(CHECKPOINTS, checkpoint.lines - 1, checkpoint.lines)
+        return checkpoint.counted_as_read() in known
