@@ -309,8 +309,9 @@ async def test_room_whose_log_went_back_is_marked_again(
 
 
 async def test_only_marks_that_a_read_concerns_are_made_before_it(
-    author_marks: AuthorMarks, commits: Commits, marks: Marks
+    author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "MARK_AFTER_SECONDS", HANGS_AFTER_SECONDS)
     for room_id in (ROOM, OTHER):
         for user_id in (ADA, BOB):
             commits(sent(room_id, user_id, 5))

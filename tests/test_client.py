@@ -118,14 +118,14 @@ async def test_client_with_a_source_of_tokens_outlives_the_first(
 ) -> None:
     monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
     gateway = Gateway(hub, secret=b"s" * 32)
-    tokens = [gateway.token(ada.id, seconds=seconds) for seconds in (60, 1)]
+    tokens = [gateway.token(ada.id, seconds=seconds) for seconds in (60, 4)]
     async with serving(gateway) as port:
         url = f"ws://127.0.0.1:{port}/chat"
         async with client.connect(url, token=tokens.pop) as chat:
             await until(lambda: not tokens)
             await hub.messages.send(room.id, ada.id, "hello")
             assert (await next_of(MessageSent, chat)).message.content == "hello"
-        async with client.connect(url, token=gateway.token(ada.id, seconds=1)) as chat:
+        async with client.connect(url, token=gateway.token(ada.id, seconds=4)) as chat:
             with pytest.raises(client.Ended) as ended:
                 await next_of(MemberJoined, chat)  # which does not come
             assert ended.value.code == 4401

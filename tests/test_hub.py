@@ -432,7 +432,7 @@ async def test_change_of_hub_in_room_that_own_transaction_has_locked_is_refused_
             hub.rooms.update(room.id, name="another"),
         ):
             with pytest.raises(Invalid, match=r"wait for its own COMMIT: .* `tx\.messages\.send`"):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(HANGS_AFTER_SECONDS):
                     await call
         await tx.messages.send(room.id, ada.id, "second")
     page = await hub.messages.page(room.id)
@@ -557,7 +557,7 @@ async def test_change_of_hub_that_does_not_wait_for_own_transaction_is_made(
         with described(lock, call):
             async with hub.transaction() as tx:
                 await lock(tx)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(HANGS_AFTER_SECONDS):
                     await call()
 
 
@@ -609,7 +609,7 @@ async def test_value_that_own_transaction_has_not_taken_is_free_or_a_conflict(
             await savepoint.users.create("dora@example.org", "dora", "!", external_id="d")
             raise Oops
 
-    async with hub.transaction() as tx, asyncio.timeout(5):
+    async with hub.transaction() as tx, asyncio.timeout(HANGS_AFTER_SECONDS):
         assert await tx.users.upsert(external_id="e", username="mallory") == eve
         assert await hub.users.upsert(external_id="e", username="mallory") == eve
         assert await tx.rooms.direct(ada.id, eve.id) == direct
@@ -631,7 +631,7 @@ async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_che
 ) -> None:
     cheap = await Passwords(cost=MIN_COST).hash("secret")
     ada = await hub.users.create("ada@example.org", "ada", cheap)
-    async with hub.transaction() as tx, asyncio.timeout(5):
+    async with hub.transaction() as tx, asyncio.timeout(HANGS_AFTER_SECONDS):
         await tx.users.update_profile(ada.id, display_name="Ada")
         await hub.users.renew_password_hash(ada.id, "!", instead_of=cheap)
         assert await hub.authenticate("ada", "secret") is not None
@@ -646,7 +646,7 @@ async def assert_refused_after(hub: Hub, lock: Lock, call: Call) -> None:
         async with hub.transaction() as tx:
             await lock(tx)
             with pytest.raises(Invalid, match="would wait for its own COMMIT"):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(HANGS_AFTER_SECONDS):
                     await call()
             raise Oops
 

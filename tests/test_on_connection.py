@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from hubbub import Hub, Invalid, NewMessage, NotFound, Options, PostgresSettings, Room, Settings, Unavailable, User
 from hubbub.commits import MessagesSent, ProfileUpdated, ReadMarkMoved
 from hubbub.postgres import connect
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
 class Oops(Exception):
@@ -569,7 +569,7 @@ async def test_block_around_the_connection_of_sqlalchemy(
 
 async def refused(change: Awaitable[object]) -> None:
     with pytest.raises(Invalid, match="wait for its own COMMIT"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             await change
 
 

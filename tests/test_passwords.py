@@ -396,11 +396,13 @@ async def test_errors_and_logs_contain_no_password(
 
 async def test_event_loop_runs_while_a_hash_is_computed(passwords: Passwords) -> None:
     """bcrypt releases the interpreter lock. A blocked loop would count no turns."""
-    hashing = asyncio.create_task(passwords.hash(SECRET))
-    turns = 0
-    started = time.monotonic()
-    while not hashing.done() and time.monotonic() - started < 30:
-        await asyncio.sleep(0)
-        turns += 1
-    assert (await hashing).startswith("$2b$10$")
-    assert turns > 100
+    turns = []
+    for _ in range(5):  # a busy machine may give one hash all of this process's time
+        hashing = asyncio.create_task(passwords.hash(SECRET))
+        turns.append(0)
+        started = time.monotonic()
+        while not hashing.done() and time.monotonic() - started < 30:
+            await asyncio.sleep(0)
+            turns[-1] += 1
+        assert (await hashing).startswith("$2b$10$")
+    assert max(turns) > 100

@@ -237,7 +237,8 @@ async def test_data_directory_of_a_killed_start_is_made_again(empty_folder: Path
         "asyncio.run(Servers(Path(sys.argv[1])).start())",
         str(empty_folder),
     ) as running:
-        await until((empty_folder / "postgresql.new" / "PG_VERSION").exists)
+        made = empty_folder / "postgresql.new" / "PG_VERSION", empty_folder / "postgresql"
+        await until(lambda: any(one.exists() for one in made))
         running.kill()
         await running.wait()
     async with Servers(empty_folder, fsync=False) as settings:

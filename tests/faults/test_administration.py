@@ -14,6 +14,7 @@ from faults.figures import Figures
 from faults.fragile import FragileServers
 from hubbub.migrations.revisions import steps
 from hubbub.postgres import connect
+from waiting import until
 
 EVERY_SECONDS = 0.25
 PAUSE_SECONDS = 0.01
@@ -66,11 +67,11 @@ async def backends_terminated(chat: Chat, fragile: FragileServers) -> AsyncItera
             await asyncio.sleep(EVERY_SECONDS)
 
     terminating = asyncio.create_task(terminate())
+    await until(lambda: ended > 0)
     yield
     terminating.cancel()
     await asyncio.wait([terminating])
     await connection.close()
-    assert ended
 
 
 def changes() -> Iterator[str]:

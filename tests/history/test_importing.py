@@ -341,6 +341,7 @@ async def test_first_and_last_time_are_stored_as_finite_times_that_followers_get
     assert isinstance(event, MessageSent)
     assert event.message == message
     assert (message.created_at, message.updated_at) == (stored, stored)
+    assert await hub.receipts.unread_count(room.id, ada.id) == 0  # waits for the read mark of the author
     before = await stored_rows(postgres_settings)
     again = await load(pool, b"{}\n" + file)
     assert (again.messages, again.events) == (0, 0)

@@ -98,18 +98,18 @@ async def test_open_raises_unavailable_for_a_wrong_password(small: PostgresSetti
 
 
 async def test_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, observer: Observer) -> None:
-    pool = Pool(replace(small, deadline_seconds=0.3))
-    loop = asyncio.get_running_loop()
-    patient = loop.time() + 30
-    async with pool.transaction(deadline=patient) as one, pool.transaction(deadline=patient) as other:
+    pool = Pool(small)
+    async with pool.transaction() as one, pool.transaction() as other:
         await one.fetch_one(ONE)
         await other.fetch_one(ONE)
+        pool.deadline_seconds = 0.3
         calls = (pool.execute(WRITE, 1, "a"), pool.fetch_one(ONE), pool.fetch_all(ONE))
         for late in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(late, Unavailable)
             assert not late.outcome_unknown
             assert late.retryable
             assert "all 2 connections of the pool were in use" in late.reason
+        pool.deadline_seconds = small.deadline_seconds
     await assert_whole(pool, observer)
     await pool.close()
 
@@ -166,17 +166,18 @@ async def test_caller_that_meets_a_dead_connection_does_not_meet_those_that_are_
     empty_database: PostgresSettings, observer: Observer
 ) -> None:
     """After the loss of a machine the sockets do not report it."""
-    pool = Pool(replace(empty_database, pool_size=5, deadline_seconds=0.5))
+    pool = Pool(replace(empty_database, pool_size=5))
     entered = asyncio.Barrier(5)
     pids: list[int] = []
 
     async def use_one() -> None:
-        async with pool.transaction(deadline=asyncio.get_running_loop().time() + 60) as tx:
+        async with pool.transaction() as tx:
             pids.append(await pid_of(tx))
             await entered.wait()
 
     await asyncio.gather(*(use_one() for _ in range(5)))
     assert pool.idle == 5
+    pool.deadline_seconds = 0.5
     async with frozen(*pids):
         with pytest.raises(Unavailable, match=r"no answer within 0\.5 s"):
             await pool.fetch_one(ONE)
@@ -278,7 +279,10 @@ async def test_closed_pool_refuses_every_call(pool: Pool, observer: Observer) ->
         await pool.open()
 
 
-async def test_close_lets_transactions_finish_and_refuses_waiting_callers(pool: Pool, observer: Observer) -> None:
+async def test_close_lets_transactions_finish_and_refuses_waiting_callers(
+    pool: Pool, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubbub.postgres.pool.ABANDONED_AFTER_SECONDS", HANGS_AFTER_SECONDS)
     entered = asyncio.Barrier(3)
     leave = asyncio.Event()
 

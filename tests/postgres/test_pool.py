@@ -15,8 +15,6 @@ from postgres.notes import (
     HANG_SECONDS,
     SLEEP,
     WRITE,
-    WRITE_ONCE,
-    WRITE_SLOWLY,
     Observer,
     ids,
     pid_of,
@@ -168,9 +166,15 @@ async def test_read_whose_connection_is_lost_is_sent_again(pool: Pool, observer:
 async def test_write_whose_connection_is_lost_is_sent_again_only_if_idempotent(
     pool: Pool, observer: Observer
 ) -> None:
-    for statement, number in ((WRITE_SLOWLY, 1), (WRITE_ONCE, 2)):
+    sql = (
+        "INSERT INTO notes (id, body) "
+        "SELECT $1, 'a' FROM pg_sleep(CASE pg_backend_pid() WHEN $2 THEN 60 ELSE 0 END)"
+    )
+    write = Statement("test.write_slowly", int, sql)
+    write_once = Statement("test.write_once", int, f"{sql} ON CONFLICT DO NOTHING", idempotent=True)
+    for statement, number in ((write, 1), (write_once, 2)):
         pid = await pid_of(pool)
-        writing = asyncio.create_task(pool.execute(statement, number, 0.3))
+        writing = asyncio.create_task(pool.execute(statement, number, pid))
         await until_it_answers(observer.sees_active)
         await observer.terminate(pid)
         if statement.repeatable:

@@ -78,6 +78,7 @@ async def test_transaction_refuses_calls_while_its_savepoint_is_open(pool: Pool)
             await tx.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.2)
 
 
+@pytest.mark.usefixtures("long_grace")
 async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: Pool, observer: Observer) -> None:
     """One of several tasks fails and ends the block. The others still call the ended transaction."""
     tasks: list[asyncio.Task[object]] = []
@@ -85,7 +86,7 @@ async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: 
     async def block() -> None:
         async with pool.transaction() as tx:
             calls = (
-                tx.fetch_one(SLEEP, 0.5),
+                tx.fetch_one(SLEEP, 3),
                 tx.execute(WRITE, 1, "never"),
                 tx.fetch_in_savepoint(WRITE, 2, "never"),
             )
@@ -313,13 +314,15 @@ async def _is_idle(pool: Pool, count: int) -> bool:
 
 
 @pytest.mark.usefixtures("long_grace")
-async def test_timeout_around_a_statement_undoes_the_block(pool: Pool) -> None:
+async def test_timeout_around_a_statement_undoes_the_block(pool: Pool, observer: Observer) -> None:
     async def block() -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
+            await tx.fetch_one(SLEEP, 0)  # prepares it: a cancellation of that would leave the transaction intact
+            sleeping = asyncio.create_task(tx.fetch_one(SLEEP, 60))
+            await until_it_answers(observer.sees_active)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await tx.fetch_one(SLEEP, 60)
+                await asyncio.wait_for(sleeping, 0)
 
     with pytest.raises(Unavailable, match="a statement in it had failed"):
         await block()

@@ -248,7 +248,7 @@ async def test_change_in_room_that_own_transaction_has_locked_is_refused_at_once
     async with hub.transaction() as tx:
         await tx.rooms.update(room.id, description="locked")
         with pytest.raises(Invalid, match="wait for its own COMMIT"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
                 await first()
     await asyncio.gather(first(), second())
 
@@ -261,7 +261,7 @@ async def test_send_into_room_that_own_transaction_has_changed_is_refused_at_onc
         [change] = await kind.prepare(tx, room, ada, users[:1])
         await change()
         with pytest.raises(Invalid, match="wait for its own COMMIT"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
                 await hub.messages.send(room.id, ada.id, "waits")
     await hub.messages.send(room.id, ada.id, "after it")
 

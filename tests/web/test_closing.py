@@ -75,6 +75,7 @@ async def test_deleted_user_is_disconnected_with_its_own_code_in_every_process(
         await other.delete_account(ada.id)
         assert await bye(signed) == 4410
         assert await bye(client) in {4401, 4410}  # its session ends a moment before the user
+    await until(lambda: not gateway._connections)  # they count until their leases are released
     async with Client(port, gateway.token(ada.id)) as client:
         await client.send({"type": "hello", "token": client.token})
         assert await bye(client) == 4410
@@ -238,6 +239,7 @@ async def test_connection_ends_with_the_session_of_its_newest_token(
             await stays_old.hello()
             await elsewhere.sessions.delete_session(old)
             assert await bye(stays_old) == 4401
+        await until(lambda: len(gateway._connections[ada.id]) == 1)  # it counts until its lease is released
         assert (await client.refused("nothing"))["error"] == "unknown-frame"
         async with Client(port, gateway.token(ada.id)) as signed:
             await signed.hello()

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any, Self
 
 import pytest
@@ -294,7 +295,7 @@ async def test_client_that_does_not_read_is_cut_though_something_is_left_for_it(
     hello = json.dumps({"type": "hello", "token": await hub.sessions.create_session(ada.id)})
     async with serving(gateway) as port, RawClient(port) as client:
         await client.send((RawClient.FINAL_TEXT, hello.encode()))
-        await until(lambda: bool(gateway._connections))
+        await until(lambda: any(one.sent_at < inf for one in gateway._connections.get(ada.id, ())))  # it is ready
         for _ in range(4):
             await hub.messages.send_many(room.id, ada.id, [NewMessage("x" * 20_000)] * 250)
         await until(lambda: not gateway._connections)

@@ -279,7 +279,8 @@ async def test_event_sources_come_back_at_different_times(hub: Hub, token: str, 
         await gateway.close()
         for one in lines:
             pauses += [int(line.removeprefix("retry: ")) async for line in one if line.startswith("retry: ")]
-    assert len(pauses) == len(set(pauses)) == 4
+    assert len(pauses) == 4
+    assert len(set(pauses)) > 1
     assert all(0 <= pause <= 60_000 for pause in pauses)
 
 

@@ -17,6 +17,7 @@ from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories.messages import Messages, MessageWriter, writer
 from hubbub.repositories.messages.send import Draft
 from log import log_of
+from waiting import HANGS_AFTER_SECONDS
 
 T = TypeVar("T")
 
@@ -174,8 +175,9 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
 
 @pytest.mark.one_server("names the statements of one server")
 async def test_ids_are_looked_up_first_after_one_was_repeated(
-    recorded: Recorded, hub: Hub, ada: User, room: Room
+    recorded: Recorded, hub: Hub, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(writer, "CHECK_IDS_FIRST_SECONDS", HANGS_AFTER_SECONDS)
     sender = writer.IndependentSends(recorded)
     before = drafts(ada, *[room] * 10)
     first = await sender.send(before, deadline=recorded.deadline())
