@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
+import logging
 import os
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from waiting import HANGS_AFTER_SECONDS
+
 
 async def in_child(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401 - whatever JSON can hold
     """Run `work` in a child process with its own event loop. Returns its result."""
     reader, writer = os.pipe()
+    # The queue of a handler has a lock, which another thread may hold at the fork: the child would wait for ever.
+    handlers, logging.root.handlers = logging.root.handlers, []
     child = os.fork()
-    if child == 0:
+    if child:
+        logging.root.handlers = handlers
+    else:
         os.close(reader)
+        faulthandler.dump_traceback_later(HANGS_AFTER_SECONDS, exit=True)
         try:
             asyncio.events._set_running_loop(None)  # a child of a coroutine is not in a loop
             answer = json.dumps(asyncio.run(work()))

@@ -180,9 +180,12 @@ async def test_connection_that_only_an_abandoned_pool_holds_is_left_to_parent(
     async def nothing() -> None:
         pass
 
+    class InOrder(list[WeakMethod[Callable[[], None]]]):
+        add = list.append  # by objects of this process that are made meanwhile
+
     with monkeypatch.context() as patch:
         patch.setattr(Connections, "abandon", abandon_and_collect)
-        patch.setattr(forks, "_abandoning", sorted(forks._abandoning, key=is_of_pool, reverse=True))
+        patch.setattr(forks, "_abandoning", InOrder(sorted(forks._abandoning, key=is_of_pool, reverse=True)))
         assert await in_child(nothing) is None
     async with asyncio.timeout(AT_ONCE_SECONDS):
         assert await hub.users.find_by_username("ada") == ada

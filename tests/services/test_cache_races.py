@@ -17,6 +17,7 @@ from hubbub.redis import Connection
 from postgres.faults import Proxy
 from services import cache_reader
 from services.cached_chat import Chat, opened
+from waiting import HANGS_AFTER_SECONDS
 
 
 @pytest.fixture
@@ -139,8 +140,9 @@ async def test_change_whose_first_answer_was_lost_is_on_the_next_page(
 
 
 async def test_lease_of_another_process_delays_no_reader(
-    chat: Chat, elsewhere: Chat, ada: User, connection: Connection
+    chat: Chat, elsewhere: Chat, ada: User, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hubbub.services.cache.LEASE_SECONDS", int(HANGS_AFTER_SECONDS))
     async with held_after_reading(chat, ada) as slow:
         assert await asyncio.gather(*(name_in(elsewhere, ada) for _ in range(20))) == ["ada"] * 20
         assert elsewhere.cache.counts.misses == 0

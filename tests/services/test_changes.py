@@ -241,6 +241,8 @@ async def main():
     async with hubbub.open() as hub, hub.changes.follow(consumer="push", lease_seconds=float(sys.argv[1])) as feed:
         async for event in feed:
             print(event.room_id, event.seq, flush=True)
+            if event.seq == 150:
+                await asyncio.Event().wait()  # until it is killed
 
 asyncio.run(main())
 """
@@ -293,7 +295,10 @@ async def test_worker_that_has_lost_its_lease_hands_out_nothing_of_it(
         await take(frozen, 2)
         await owner.execute("UPDATE hubbub_consumers SET leased_until = now(), worker = NULL")
         async with fast.changes.follow(consumer="push") as other:
-            assert [event.seq for event in await take(other, 11)] == list(range(1, 12))
+            [first] = await take(other, 1)
+            assert first.seq in {1, 2}  # a renewal may have stored that the first is done
+            rest = await take(other, 11 - first.seq)
+            assert [event.seq for event in rest] == list(range(first.seq + 1, 12))
 
             async def has_noticed() -> bool:
                 return frozen._lease_ends < asyncio.get_running_loop().time()

@@ -204,7 +204,12 @@ async def test_closing_writes_all_rows_that_are_not_refused(
     with reports():
         async with (
             opened(
-                connection, subscriptions, hub.users.set_online_many, grace_seconds=5, write_seconds=60
+                connection,
+                subscriptions,
+                hub.users.set_online_many,
+                grace_seconds=60,
+                heartbeat_seconds=30,
+                write_seconds=60,
             ) as presence,
             presence.online(bad.id),
             presence.online(ada.id),

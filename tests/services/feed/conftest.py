@@ -8,10 +8,11 @@ import pytest
 
 from hubbub import Hub, Options, PostgresSettings, Settings
 from hubbub.postgres import Pool
+from waiting import HANGS_AFTER_SECONDS
 
 # Longer than any test, so that everything that is delivered was announced.
 # Read marks of authors would come a second after a message, between the events that a test expects.
-NO_HEARTBEAT = Options(follow_heartbeat_seconds=600, mark_read_on_send=False)
+NO_HEARTBEAT = Options(follow_heartbeat_seconds=600, typing_seconds=600, mark_read_on_send=False)
 FAST_HEARTBEAT = Options(follow_heartbeat_seconds=0.05, mark_read_on_send=False)
 
 
@@ -19,6 +20,12 @@ FAST_HEARTBEAT = Options(follow_heartbeat_seconds=0.05, mark_read_on_send=False)
 def settings(settings: Settings) -> Settings:
     """Settings with a long connect timeout. On a busy machine twenty connections at once may take over 2 s."""
     return replace(settings, postgres=replace(settings.postgres, connect_timeout_seconds=30))
+
+
+@pytest.fixture(autouse=True)
+def long_wait_for_subscriptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that has entered without its subscriptions gets a `Missed` when Redis confirms them."""
+    monkeypatch.setattr("hubbub.services.feed.followers.CONFIRM_SECONDS", HANGS_AFTER_SECONDS)
 
 
 @pytest.fixture

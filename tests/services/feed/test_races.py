@@ -146,8 +146,10 @@ async def test_member_who_joins_and_leaves_repeatedly_receives_whole_visits(
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             async for event in feed:
                 received.append(event)
-                if going.done() and is_at((await hub.rooms.get(room.id)).last_seq)(event):
+                is_last = sending.done() and isinstance(event, MemberJoined)
+                if is_last and is_at((await hub.rooms.get(room.id)).last_seq)(event):
                     break
+            await going
     found = entries(received)
     assert [event.seq for event in found] == sorted({event.seq for event in found})
     is_inside = False
