@@ -12,9 +12,10 @@ from faults import checker, follower, sender
 from faults.checker import sent_in, stored_in
 from faults.figures import SCALE
 from faults.fragile import FragileServers
-from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, read
+from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, Resynced, read
 from faults.worker import Worker
 from hubbub import Hub, MessageSent, Settings
+from hubbub.positions import Position
 from waiting import HANGS_AFTER_SECONDS
 
 PEOPLE = 4
@@ -124,6 +125,8 @@ class Chat:
                 for record in worker.tail.new():
                     if isinstance(record, Delivered):
                         seqs[record.room_id] = record.seq
+                    elif isinstance(record, Resynced):  # perhaps at the head, after which nothing comes
+                        seqs[record.room_id] = Position.decode(record.room_id, record.cursor).seq
             return all(seqs == heads for seqs in reached.values())
 
         await self.until(at_the_heads)
