@@ -14,7 +14,7 @@ from hubbub.scheduling import (
     OncePerTurn,
     Pace,
     TimeSlice,
-    gather,
+    gather_or_cancel,
     in_slices,
     next_in_turn,
 )
@@ -227,5 +227,5 @@ async def test_first_error_cancels_the_other_calls_and_is_raised() -> None:
         raise KeyError("the first error")
 
     with pytest.raises(KeyError, match="the first error"):
-        await gather([wait(), fail()])
+        await gather_or_cancel([wait(), fail()])
     assert cancelled.is_set()

@@ -91,7 +91,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from first.__cause__
 
 
-async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of concurrent calls, in their order. The first error cancels the others and is raised."""
     async with task_group() as group:
         tasks = [group.create_task(call) for call in calls]

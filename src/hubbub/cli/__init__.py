@@ -1,4 +1,7 @@
-"""The command `hubbub`. Each subcommand is imported when it is used, so that help is fast."""
+"""The command `hubbub`. Each subcommand is imported when it is used, so that help is fast.
+
+Also what subcommands share: their hub, logs that stay off the terminal, signals that end them, and printable text.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,11 @@ import click
 from hubbub import hub
 from hubbub.errors import HubbubError
 from hubbub.hub import Hub
+
+T = TypeVar("T")
+
+END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, and the signals that end a program."""
 
 COMMANDS = {
     "demo": ("hubbub.cli.demo:demo", "Run a chat on temporary servers and check that nothing was lost."),
@@ -92,12 +100,6 @@ def main() -> None:
     hubbub demo     run a simulated chat, check it, and leave nothing behind
     hubbub up       start servers for development
     """
-
-
-T = TypeVar("T")
-
-END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, and the signals that end a program."""
 
 
 def in_hub(work: Callable[[Hub], Awaitable[T]]) -> T:

@@ -39,7 +39,7 @@ async def find_user(chat: Hub, user: str) -> User:
 async def find_imported_user(chat: Hub, nickname: str) -> UUID:
     """The id of the user that the lines of an imported log mean by this nickname.
 
-    A nickname in another form, as with a decomposed letter, is the user who has it as their username.
+    A nickname in another form, as with a decomposed letter, means the user with it as their username.
     """
     derived = derive_user_id(nickname)
     found = (await chat.users.get_many([derived])).get(derived) or await chat.users.find_by_username(nickname)

@@ -29,7 +29,7 @@ from hubbub.embedded.process import Process
 from hubbub.embedded.programs import PostgresPrograms, find_postgresql, find_valkey
 from hubbub.errors import Unavailable
 from hubbub.postgres import connect
-from hubbub.scheduling import gather
+from hubbub.scheduling import gather_or_cancel
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = ["FOLDER", "ServerStatus", "Servers", "Status", "delete_data", "down", "find", "status", "up"]
@@ -242,7 +242,7 @@ class ServerPair:
         Raises: Unavailable.
         """
         async with AsyncExitStack() as undo:
-            ports = await gather(_serve(server, undo, detached=detached) for server in self.servers)
+            ports = await gather_or_cancel(_serve(server, undo, detached=detached) for server in self.servers)
             undo.pop_all()
         return self.settings(*ports)
 

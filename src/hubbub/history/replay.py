@@ -16,7 +16,15 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid
-from hubbub.history.existing import Existing, ExistingMessage, event_of, is_about_message, subject_of, was_changed
+from hubbub.history.existing import (
+    Existing,
+    ExistingMessage,
+    Latest,
+    event_of,
+    is_about_message,
+    subject_of,
+    was_changed,
+)
 from hubbub.history.lines import (
     AnyLine,
     EventLine,
@@ -186,12 +194,16 @@ class Replay:
 
     def _pass(self, line: MessageLine | EventLine, room: RoomLog) -> None:
         """Have the line, which is to take effect, count instead of the entries of others about its subject."""
-        subject = subject_of(line, self._users)
-        latest = self._existing.latest.get((room.id, subject))
+        latest = self._latest(line, room)
         if latest is not None:
             self._existing.passed.add((room.id, latest.seq))
-            if subject is not None:
+            if (subject := subject_of(line, self._users)) is not None:
                 room.roles_before.setdefault(subject, room.members.get(subject))
+
+    def _latest(self, line: MessageLine | EventLine, room: RoomLog) -> Latest | None:
+        """The last entry of others about the subject of a line."""
+        latest = self._existing.latest  # empty where all entries are of this import
+        return latest.get((room.id, subject_of(line, self._users))) if latest else None
 
     def _is_superseded(self, number: int, line: MessageLine | EventLine, room: RoomLog) -> bool:
         """Whether the log has a later entry, not yet passed, that decides what the line would change.
@@ -201,7 +213,7 @@ class Replay:
         before.
         """
         existing = self._existing
-        latest = existing.latest.get((room.id, subject_of(line, self._users)))
+        latest = self._latest(line, room)
         if latest is None or is_about_message(line) or (room.id, latest.seq) in existing.passed:
             return False
         if latest.seq >= existing.next_known.get(number, inputs.MAX_SEQ):

@@ -29,6 +29,24 @@ from hubbub.web.frames import Subscription
 from hubbub.web.logins import SAFE_METHODS, Identity, bearer_of, not_logged_in
 from hubbub.web.problems import SERVER_ERROR, Refused, answer
 
+if TYPE_CHECKING:
+    from hubbub.web.gateway import Gateway
+
+SUBSCRIPTION_BYTES: Final = 1024 * 1024
+"""The body of a request for a stream: 10,000 positions of 70 bytes."""
+READS: Final = {
+    "/me": "me",
+    "/rooms": "rooms",
+    "/rooms/{room_id}": "room",
+    "/rooms/{room_id}/messages": "page",
+    "/rooms/{room_id}/members": "members",
+    "/public_rooms": "public_rooms",
+    "/users": "users",
+    "/sessions": "sessions",
+}
+"""The commands that only read, by path."""
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
 COMMENT_SECONDS: Final = 15.0
 """How often a silent stream has a comment. Proxies cut lines that are silent for longer."""
 MAX_ROOMS_IN_ID: Final = 100
@@ -117,25 +135,6 @@ class EventStream(GatewayConnection):
             # To encode many and then find that they do not fit would cost 10 ms per event in 10,000 rooms.
             fits = len(follower.positions) <= MAX_ROOMS_IN_ID
             self._id = (encode_id(follower.cursors) if fits else None) or ""
-
-
-if TYPE_CHECKING:
-    from hubbub.web.gateway import Gateway
-
-SUBSCRIPTION_BYTES: Final = 1024 * 1024
-"""The body of a request for a stream: 10,000 positions of 70 bytes."""
-READS: Final = {
-    "/me": "me",
-    "/rooms": "rooms",
-    "/rooms/{room_id}": "room",
-    "/rooms/{room_id}/messages": "page",
-    "/rooms/{room_id}/members": "members",
-    "/public_rooms": "public_rooms",
-    "/users": "users",
-    "/sessions": "sessions",
-}
-"""The commands that only read, by path."""
-NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Http:

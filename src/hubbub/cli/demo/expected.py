@@ -27,7 +27,7 @@ from hubbub.hub import Hub
 from hubbub.migrations import TABLES
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement
-from hubbub.scheduling import gather
+from hubbub.scheduling import gather_or_cancel
 from hubbub.settings import Settings
 from hubbub.testing import LogEntry, seq_errors
 
@@ -93,7 +93,7 @@ class Context:
     async def create_users(self, name: str, count: int) -> list[UUID]:
         """Accounts without a password, under names that no log has."""
         names = [f"{name}-{uuid4().hex}" for _ in range(count)]
-        users = await gather(self.hub.users.create(f"{one}@example.org", one, "!") for one in names)
+        users = await gather_or_cancel(self.hub.users.create(f"{one}@example.org", one, "!") for one in names)
         self.users += [user.id for user in users]
         return [user.id for user in users]
 

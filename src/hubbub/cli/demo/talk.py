@@ -24,7 +24,7 @@ from hubbub.events import LoggedEvent, MessageSent, PresenceChanged, RoomGone, T
 from hubbub.hub import Hub
 from hubbub.models import Message, MessagePage
 from hubbub.redis import Gap
-from hubbub.scheduling import gather, task_group
+from hubbub.scheduling import gather_or_cancel, task_group
 from hubbub.services.cache import PAGE_LENGTH
 from hubbub.testing import LogEntry, delivery_errors
 
@@ -78,12 +78,12 @@ async def run(context: Context) -> Section:
             FollowingClient(other_hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])
         ]
         following = [tasks.create_task(follower.follow()) for follower in followers]
-        await gather(follower.is_following.wait() for follower in followers)
+        await gather_or_cancel(follower.is_following.wait() for follower in followers)
         watch = hub.presence.watch(), hub.realtime.publish_user_presence
         # Typing lasts seconds, and the talk is the whole load: only the end of the typing is beside it.
         async with expect_changes(section, PRESENCE, *watch, ids), type_in_a_room(context, section):
             begin = perf_counter()
-            await gather(talker.talk() for talker in talkers)
+            await gather_or_cancel(talker.talk() for talker in talkers)
             section.total("calls", section.calls, perf_counter() - begin)
             await log_in(context, section)
             await publish(context, section)
@@ -148,7 +148,7 @@ class Talker:
         for _ in range(self.random.choice((0, 1, 2))):
             id, content, sent = uuid7(), self.random.choice(SENTENCES), list[Message]()
             for at_once in self.random.choice(ATTEMPTS):
-                sent += await gather(self._send(room.id, self.id, content, id) for _ in range(at_once))
+                sent += await gather_or_cancel(self._send(room.id, self.id, content, id) for _ in range(at_once))
             if len(sent) > 1:
                 self.section.expect("a retry returns the same message", "results", sent, sent[:1] * len(sent))
             self.own.append(sent[0])
@@ -210,7 +210,7 @@ class Talker:
     async def _write_directly(self, partner: UUID) -> None:
         """Both open their room at the same moment; then each writes in it."""
         direct, time, pair = self.context.hub.rooms.direct, self.section.time, (self.id, partner)
-        opened = await gather(time("direct rooms opened", direct(*one)) for one in (pair, pair[::-1]))
+        opened = await gather_or_cancel(time("direct rooms opened", direct(*one)) for one in (pair, pair[::-1]))
         rooms = {room.id for room in opened}
         id = self.context.direct_rooms.setdefault(frozenset(pair), min(rooms))
         self.section.expect("one direct room per pair of users", f"rooms of {pair}", rooms, {id})
@@ -301,7 +301,9 @@ async def type_in_a_room(context: Context, section: Section) -> AsyncIterator[No
         for _ in range(2):  # the second report of a user extends the first, and is not published
             # `expires` first: a typist whom nothing stops then outlasts it, and is found.
             for group in ((expires,), (stops, sends, leaves)):
-                await gather(section.time("typing reports", hub.typing.start(room.id, id)) for id in group)
+                await gather_or_cancel(
+                    section.time("typing reports", hub.typing.start(room.id, id)) for id in group
+                )
         await expect_typing(*typists)
         await hub.typing.stop(room.id, stops)
         context.expect_message(await hub.messages.send(room.id, sends, "so that is what I was typing"))
@@ -355,7 +357,7 @@ async def read_cached_pages(context: Context, section: Section) -> None:
     rooms = [room for room in context.rooms.values() if room.members]
     for room in sorted(rooms, key=lambda room: -room.entries["sent"])[:5] * 4:
         context.expect_message(await context.hub.messages.send(room.id, min(room.members), "who reads this?"))
-        pages = await gather(read(room) for _ in range(20))
+        pages = await gather_or_cancel(read(room) for _ in range(20))
         stored = await context.hub.messages.page(room.id, limit=PAGE_LENGTH)
         for page in set().union(*pages):
             cached = msgspec.json.decode(page, type=MessagePage)

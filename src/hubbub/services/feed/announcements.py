@@ -247,7 +247,7 @@ class Announcements:
         return connection.server_of(room_channel(room_id)) if connection.is_cluster else ""
 
     def _request_publish(self, server: str = "") -> None:
-        """Publish at the end of this turn of the event loop, with all else that is announced in it.
+        """Publish in the next turn of the event loop, with all else that is announced in this one.
 
         While too many batches have no answer, the next answer publishes.
         """
