@@ -7,6 +7,7 @@ import faulthandler
 import json
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -24,7 +25,11 @@ async def in_child(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa
         logging.root.handlers = handlers
     else:
         os.close(reader)
-        faulthandler.dump_traceback_later(HANGS_AFTER_SECONDS, exit=True)
+        # A child that hangs prints its stack and ends. Not by `dump_traceback_later`, which waits for its former
+        # thread, which the child does not have if the parent has one (`faulthandler_timeout` of pytest).
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, chain=True)
+        signal.alarm(HANGS_AFTER_SECONDS)
         try:
             asyncio.events._set_running_loop(None)  # a child of a coroutine is not in a loop
             answer = json.dumps(asyncio.run(work()))
