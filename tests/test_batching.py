@@ -450,6 +450,37 @@ async def test_lookup_without_an_answer_expires_with_a_known_outcome() -> None:
     await first
 
 
+async def test_caller_in_another_loop_is_refused_beside_a_statement_and_changes_nothing() -> None:
+    statements = Statements(gated=True)
+    batcher = statements.batcher()
+    first = call(batcher, 0, 0)
+    await until(lambda: statements.in_flight)
+    with pytest.raises(Unavailable, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, batcher.call(Request(1, 1), 1, deadline=0.0))
+    second = call(batcher, 0, 2, deadline=asyncio.get_running_loop().time() + 0.05)
+    with pytest.raises(Unavailable, match="no answer within"):
+        await second
+    statements.gate.set()
+    assert await first == Request(0, 0)
+    assert statements.batches == [[Request(0, 0)]]
+
+
+async def test_first_caller_in_another_loop_does_not_keep_the_batcher_there() -> None:
+    statements = Statements()
+    batcher = statements.batcher()
+
+    async def call_in_thread() -> Request:
+        statements.gate = asyncio.Event()
+        statements.gate.set()
+        return await batcher.call(Request(9, 9), 9)
+
+    assert await asyncio.to_thread(asyncio.run, call_in_thread()) == Request(9, 9)
+    statements.gate = asyncio.Event()
+    statements.gate.set()
+    answers = await asyncio.gather(*(call(batcher, number, number) for number in range(5)))
+    assert [answer.number for answer in answers] == list(range(5))
+
+
 async def test_caller_without_a_slot_is_refused_at_its_deadline() -> None:
     statements = Statements(gated=True)
     batcher = statements.batcher(most_waiting=2, deadline_seconds=0.03)

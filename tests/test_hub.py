@@ -390,6 +390,24 @@ async def test_close_during_start_ends_the_start(settings: Settings) -> None:
     await no_connection_is_left(settings.postgres)
 
 
+async def test_close_at_the_end_of_start_leaves_nothing_open(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = asyncio.all_tasks()
+    hub = Hub(settings)
+    load_key = hub._feed.load_key
+
+    async def load_key_and_close() -> None:
+        await load_key()
+        await hub.close()
+
+    monkeypatch.setattr(hub._feed, "load_key", load_key_and_close)
+    with pytest.raises(Unavailable, match="closed while it started"):
+        await hub.start()
+    assert asyncio.all_tasks() == before
+    await no_connection_is_left(settings.postgres)
+
+
 async def test_options_are_applied(settings: Settings) -> None:
     options = Options(session_idle_timeout_seconds=0.2, typing_seconds=0.2, presence_grace_seconds=0)
     async with Hub(settings, options=options) as hub:

@@ -30,6 +30,7 @@ from functools import partial
 from itertools import chain
 from math import inf
 from operator import attrgetter
+from threading import get_ident
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -48,7 +49,7 @@ row or a server that hangs, which must not stop all callers."""
 
 MAX_WORKERS: Final = 4
 """Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20. Twice
-as many as `workers`, if that is more."""
+as many as `workers`, if that is more, and `DISTRIBUTED_WORKERS` where rooms are distributed."""
 
 WORKERS: Final = 2
 """Writing statements in flight with `LOAD` requests. One writes while the results of the other are handled."""
@@ -374,8 +375,9 @@ class Batcher(Generic[Item, Result]):
         self._writes = writes
         self._committed = committed
         self._runs_directly = committed is not None or not writes
-        # Kept, because asking asyncio for it is a system call on Python 3.11.
+        # Kept, because asking asyncio for the running loop is a system call on Python 3.11.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._runners: list[_Runner] = []
         self._overdue = 0  # how many of them wait for an answer for longer than usual
         self._taking = 0  # how many of them are workers that have not taken their next batch
@@ -392,13 +394,14 @@ class Batcher(Generic[Item, Result]):
 
         A caller that is cancelled while its request waits has withdrawn it.
 
-        Raises: Unavailable (at the deadline, or after `drain`), and the outcome if it is an error.
+        Raises: Unavailable (at the deadline, after `drain`, or in another event loop than a request in flight), and
+        the outcome if it is an error.
         """
         if self._refusal is not None:
             raise self._refusal.for_another()
         loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
+        if loop is None or not loop.is_running() or self._thread != get_ident():
+            loop = self._enter_loop()
         now = loop.time()
         if deadline is None:
             deadline = now + self._deadline_seconds
@@ -423,14 +426,23 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             self._queue.withdraw(call)
             raise
-        except RuntimeError as error:
-            if asyncio.get_running_loop() is loop:
-                raise
-            self._queue.withdraw(call)
-            raise wrong_event_loop() from error
         finally:
             if slots is not None:
                 slots.give_back()
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        """Work in the event loop of this caller from now on. Whether it is that of the hub, the pool knows.
+
+        Raises: Unavailable (requests of another event loop wait or are in flight).
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._runners or self._queue:
+                raise wrong_event_loop()
+            self._overdue_timer.cancel()  # both are set in the other loop
+            self._deadline_timer.cancel()
+        self._loop, self._thread = loop, get_ident()
+        return loop
 
     def one_key_per_batch(self, per_batch: int, workers: int) -> None:
         """From now on a batch is of one key, and of up to `per_batch` items. Call it before the first request."""

@@ -423,7 +423,8 @@ class Hub(Repositories):
 
         Nothing is left open after an error. A hub also starts while Redis cannot be reached.
 
-        Raises: Unavailable (PostgreSQL cannot be reached, or the hub was started before), SchemaMismatch.
+        Raises: Unavailable (PostgreSQL cannot be reached, or the hub was started before or is closed meanwhile),
+        SchemaMismatch.
         """
         self._check_process()
         if self._loop is not None:
@@ -470,6 +471,8 @@ class Hub(Repositories):
             self._instrumentation.watch(use)
             stack.callback(self._instrumentation.unwatch, use)
             stack.callback(pool.end_abandoned_transactions)
+            if self._closing is not None:  # `close` was called meanwhile, and has not seen what was opened here
+                raise Unavailable("hub", "it was closed while it started", retryable=False)
             self._stack = stack.pop_all()
         return self
 

@@ -10,7 +10,7 @@ import asyncio
 import gc
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from itertools import islice
 from math import inf
 from time import perf_counter
@@ -76,8 +76,9 @@ async def in_slices(items: Sequence[T], action: Callable[[T], object], per_slice
             if left:
                 await asyncio.sleep(0)
     finally:
-        while left:
-            action(left.popleft())
+        with ExitStack() as rest:  # calls all of them, also after one that raises
+            for item in reversed(left):
+                rest.callback(action, item)
 
 
 @asynccontextmanager
@@ -198,9 +199,12 @@ class EarliestTimer:
         """Fire at that time, or `TICK_SECONDS` after now if that is later, unless it fires earlier anyway."""
         if at >= self.at:
             return
+        at = max(at, now + TICK_SECONDS)
+        if at >= self.at:  # else requests that follow each other within a tick would put it off for ever
+            return
         self.cancel()
-        self.at = max(at, now + TICK_SECONDS)
-        self._timer = asyncio.get_running_loop().call_at(self.at, self._fire)
+        self.at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._fire)
 
     def cancel(self) -> None:
         """Drop all requested times."""

@@ -16,6 +16,7 @@ from hubbub.positions import ANY_ENTRY
 from hubbub.redis import Connection
 from hubbub.services.feed import rooms
 from hubbub.services.feed.announcements import sign
+from instrumentation.recording import Recording
 from redis_server import Server
 from services.feed.conftest import FAST_HEARTBEAT
 from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until, until_live
@@ -327,3 +328,19 @@ async def test_announced_message_of_a_lost_commit_gives_a_resync_when_another_is
         async with hub.follow(ada.id, after={room.id: resync(resynced).cursor}) as again:
             sent = await hub.messages.send(room.id, ada.id, "more of it")
             assert seqs(await take(again)) == [sent.seq]
+
+
+async def test_announcement_that_redis_refuses_is_counted_as_lost(
+    settings: Settings, own_server: Server, room: Room, ada: User
+) -> None:
+    administrator = Connection(own_server.settings)
+    await administrator.start()
+    rules = ["on", ">quiet", "~*", "+@all", "resetchannels", "&memberships"]
+    await administrator.execute("ACL", "SETUSER", "quiet", *rules)
+    await administrator.close()
+    recorded = Recording()
+    redis = replace(own_server.settings, username="quiet", password="quiet")
+    async with Hub(replace(settings, redis=redis), instrumentation=recorded) as hub:
+        await hub.messages.send(room.id, ada.id, "not announced")
+        await until(lambda: recorded.lost == 1)
+        assert recorded.announced == 0

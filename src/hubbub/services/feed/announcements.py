@@ -296,10 +296,13 @@ class Announcements:
         self._publishing[server] -= 1
         if not self._publishing[server]:
             del self._publishing[server]
-        error = None if answers.cancelled() else answers.exception()
-        if error is not None:
-            logger.info("announcements of grown logs were lost: %s", error)
-        self._instrumentation.published(number, is_lost=error is not None)
+        failure = asyncio.CancelledError() if answers.cancelled() else answers.exception()
+        lost = [failure] * number if failure else [one for one in answers.result() if isinstance(one, Exception)]
+        if lost:
+            logger.info("announcements of grown logs were lost: %s", lost[0])
+            self._instrumentation.published(len(lost), is_lost=True)
+        if number > len(lost):
+            self._instrumentation.published(number - len(lost))
         if server in self._pending:
             self._publish.request()
 
