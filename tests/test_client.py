@@ -14,7 +14,19 @@ import pytest
 from websockets.asyncio.client import connect as open_socket
 from websockets.asyncio.server import ServerConnection, serve
 
-from hubbub import FeedEvent, Hub, MemberJoined, MessageSent, Resync, Room, User, client, new_id
+from hubbub import (
+    FeedEvent,
+    Hub,
+    Invalid,
+    MemberJoined,
+    MessageSent,
+    Resync,
+    Room,
+    Unavailable,
+    User,
+    client,
+    new_id,
+)
 from hubbub.web import Gateway
 from hubbub.web import gateway as gateways
 from waiting import until
@@ -231,6 +243,46 @@ async def test_client_outlives_any_number_of_failed_attempts(
     async with client.connect(f"ws://127.0.0.1:{port}/chat", token=token) as chat:
         assert (await chat.command("me"))["username"] == "ada"
     assert attempts == 1_101
+
+
+async def test_entering_that_is_cancelled_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05), client.connect("ws://127.0.0.1:1/chat"):
+            raise AssertionError
+    assert asyncio.all_tasks() == before
+
+
+async def test_url_that_is_not_one_of_a_websocket_is_refused() -> None:
+    with pytest.raises(Invalid, match=r"url: .*isn't a valid URI"):
+        async with client.connect("wss//example.org/chat"):
+            raise AssertionError
+
+
+async def test_frame_that_cannot_be_decoded_ends_the_client_with_its_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answer(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send("not JSON")
+        await socket.wait_closed()
+
+    async with serve(answer, "127.0.0.1", 0, subprotocols=[client.SUBPROTOCOL]) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(msgspec.DecodeError):
+            async with client.connect(f"ws://127.0.0.1:{port}/chat"):
+                raise AssertionError
+    assert "unforeseen error" in caplog.text
+
+
+async def test_command_of_a_connection_that_is_lost_at_once_does_not_wait_for_an_answer() -> None:
+    chat = client.Client("ws://127.0.0.1:1/chat")
+    command = asyncio.create_task(chat._command("send", {}))
+    await asyncio.sleep(0)
+    chat._is_ready.set()
+    chat._lose()
+    with pytest.raises(Unavailable, match="the connection was lost"):
+        await command
 
 
 @pytest.mark.parametrize(("stable_seconds", "expected"), [(-1.0, [0.5, 0.5, 0.5]), (60.0, [0.5, 1.0, 2.0])])

@@ -387,14 +387,14 @@ class Batcher(Generic[Item, Result]):
         self._idle: asyncio.Event | None = None
         abandon_in_child(self.abandon)
 
-    async def call(  # noqa: PLR0912 - inline, as most sends pass here
+    async def call(
         self, item: Item, key: Hashable = None, id: Hashable = None, *, deadline: float | None = None
     ) -> Result:
         """The result for the item. Items with one id never share a batch.
 
         A caller that is cancelled while its request waits has withdrawn it.
 
-        Raises: Unavailable (at the deadline, after `drain`, or in another event loop than a request in flight), and
+        Raises: Unavailable (at the deadline, after `drain`, or in another event loop than requests in flight), and
         the outcome if it is an error.
         """
         if self._refusal is not None:

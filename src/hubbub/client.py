@@ -28,7 +28,7 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from hubbub.background import ReportErrors
-from hubbub.errors import HubbubError, Unavailable
+from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.events import FeedEvent, LoggedEvent, MemberLeft, Resync, RoomGone
 from hubbub.models import Message
 from hubbub.positions import fingerprints, number_of_pages, page_of
@@ -36,7 +36,7 @@ from hubbub.positions import fingerprints, number_of_pages, page_of
 try:
     from websockets.asyncio.client import ClientConnection
     from websockets.asyncio.client import connect as open_socket
-    from websockets.exceptions import ConnectionClosed, InvalidHandshake
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
     from websockets.typing import Subprotocol
 except ImportError as error:
     raise ImportError("hubbub.client needs websockets: pip install 'hubbub[web]'") from error
@@ -54,8 +54,8 @@ STABLE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 10.0
 """The client closes a connection that was silent this long beyond the server's `ping_seconds`."""
-RETRIES: Final = 10
-"""How often a command is retried after a rate limit or an unavailable server."""
+COMMAND_ATTEMPTS: Final = 10
+"""How often a command is sent: again after a lost connection, a rate limit or an unavailable server."""
 
 
 class CommandFailed(HubbubError):
@@ -120,7 +120,7 @@ class Client:
         self._socket: ClientConnection | None = None
         self._is_ready = asyncio.Event()
         self._changed = asyncio.Event()
-        self._error: HubbubError | None = None
+        self._error: Exception | None = None
         self._running: asyncio.Task[None] | None = None
         self._ping_seconds = 25.0
         self._spread_seconds = 0.0
@@ -130,9 +130,13 @@ class Client:
         """Whether the token of this connection expires."""
 
     async def __aenter__(self) -> Self:
-        """Raises: Ended (the gateway refuses the client)."""
+        """Raises: Ended (the gateway refuses the client), Invalid (`url`)."""
         self._running = asyncio.create_task(self._run(), name="hubbub: client")
-        await self._is_ready.wait()
+        try:
+            await self._is_ready.wait()
+        except asyncio.CancelledError:
+            await self._close()
+            raise
         if self._error is not None:
             await self._close()
             raise self._error
@@ -163,7 +167,10 @@ class Client:
         return event
 
     async def send(self, room_id: UUID, content: str, *, id: UUID | None = None, **fields: object) -> Message:
-        """Send a message, once, also if the connection is lost meanwhile. Raises: CommandFailed, Ended."""
+        """Send a message, once, also if the connection is lost meanwhile.
+
+        Raises: CommandFailed, Ended, Unavailable (the connection was lost repeatedly, so the outcome is unknown).
+        """
         sent = await self.command("send", room_id=room_id, content=content, id=id or uuid7(), **fields)
         return msgspec.convert(sent, Message)
 
@@ -172,15 +179,16 @@ class Client:
 
         So give `create` an `id`, and an id of your own to commands of the application that must not be done twice.
 
-        Raises: CommandFailed (`too-large` where the frame has more bytes than the gateway takes), Ended.
+        Raises: CommandFailed (`too-large` where the frame has more bytes than the gateway takes), Ended,
+        Unavailable (the connection was lost repeatedly, so the outcome is unknown).
         """
-        for attempt in range(RETRIES):
+        for attempt in range(COMMAND_ATTEMPTS):
             try:
                 return await self._command(name, fields)
             except Unavailable:  # the connection was lost
                 continue
             except CommandFailed as error:
-                if not error.retry or attempt == RETRIES - 1:
+                if not error.retry or attempt == COMMAND_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(error.retry_after_seconds or 1)
         raise Unavailable("hub", "the connection was lost repeatedly", outcome_unknown=True)
@@ -189,6 +197,8 @@ class Client:
         await self._is_ready.wait()
         if self._error is not None:
             raise self._error
+        if (socket := self._socket) is None:  # lost again before this task resumed
+            raise Unavailable("hub", "the connection was lost")
         self._refs += 1
         ref = self._refs
         frame = msgspec.json.encode({"type": name, "ref": ref, **fields})
@@ -197,9 +207,8 @@ class Client:
             raise CommandFailed({"error": "too-large", "detail": detail})
         answer = self._answers[ref] = asyncio.get_running_loop().create_future()
         try:
-            if self._socket is not None:
-                with suppress(ConnectionClosed):  # then the answer is an error
-                    await self._socket.send(frame, text=True)
+            with suppress(ConnectionClosed):  # then the answer is an error
+                await socket.send(frame, text=True)
             found = await answer
         finally:
             self._answers.pop(ref, None)
@@ -228,8 +237,13 @@ class Client:
                 attempt += 1
                 # The pause spreads load and guards nothing.
                 await asyncio.sleep(random.uniform(shortest, max(longest, backoff)))  # noqa: S311
+        except InvalidURI as error:
+            self._error = Invalid("url", str(error))
         except Ended as error:
             self._error = error
+        except Exception as error:
+            logger.exception("the client ends by an unforeseen error")
+            self._error = error  # the callers get it as well
         finally:
             self._error = self._error or Ended(1000, "the client is closed")
             self._lose()
@@ -364,6 +378,6 @@ def connect(
     raises, `async with` waits without end.
     `positions` are those of an earlier client: the iteration goes on from them.
 
-    Raises: Ended (the gateway refuses the client, on entering).
+    Raises: on entering, Ended (the gateway refuses the client), Invalid (`url`).
     """
     return Client(url, token=token, positions=positions, device=device)
