@@ -12,6 +12,7 @@ import pytest
 
 from hubbub import (
     Conflict,
+    Forbidden,
     Hub,
     Invalid,
     NewMessage,
@@ -210,6 +211,16 @@ async def test_direct_room_needs_two_known_users(hub: Hub, ada: User) -> None:
         await hub.rooms.direct(ada.id, ada.id)
     with pytest.raises(NotFound):
         await hub.rooms.direct(ada.id, uuid4())
+
+
+async def test_direct_room_of_two_others_is_neither_opened_nor_shown(hub: Hub, ada: User, bob: User) -> None:
+    carol = await hub.users.create("carol@example.org", "carol", "not a hash")
+    for _ in range(2):
+        with pytest.raises(Forbidden, match="it is one of two other users"):
+            await hub.rooms.direct(ada.id, bob.id, as_user=carol.id)
+        await hub.rooms.direct(ada.id, bob.id, as_user=bob.id)
+    assert len((await hub.rooms.list_for(ada.id)).items) == 1
+    assert not (await hub.rooms.list_for(carol.id)).items
 
 
 async def test_direct_room_stays_private(hub: Hub, ada: User, bob: User) -> None:

@@ -93,6 +93,16 @@ async def test_feed_has_every_entry_of_every_room_once(hub: Hub, ada: User, bob:
     assert isinstance(events[-1], MessageDeleted)
 
 
+@pytest.mark.parametrize("consumer", [None, "index"])
+async def test_feed_is_entered_once(hub: Hub, consumer: str | None) -> None:
+    feed = hub.changes.follow(consumer=consumer)
+    async with feed:
+        with pytest.raises(RuntimeError, match="entered once"):
+            await feed.__aenter__()
+    with pytest.raises(RuntimeError, match="entered once"):
+        await feed.__aenter__()
+
+
 async def test_feed_goes_on_from_a_position_and_from_the_end(hub: Hub, ada: User, room: Room) -> None:
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(n)) for n in range(5)])
     async with hub.changes.follow() as feed:

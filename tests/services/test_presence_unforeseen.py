@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
@@ -115,6 +116,34 @@ async def test_lease_is_sent_again_after_a_malformed_reply() -> None:
             await leases.task.close()
     assert came[:2] == [[ada], [ada]]
     assert [context["message"] for context in reported] == ["sending leases failed"]
+
+
+async def test_release_waits_for_its_own_script_and_not_for_a_heartbeat_in_flight(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(connection, heartbeat_seconds=0.1, grace_seconds=0, on_transition=lambda _: None)
+    update, may_answer, sent = leases._update, asyncio.Semaphore(0), list[bool]()
+
+    async def answer_later(bucket: int, changed: Collection[Lease]) -> list[UUID] | None:
+        sent.extend(lease in leases._held[bucket] for lease in changed)
+        came = await update(bucket, changed)
+        await may_answer.acquire()
+        return came
+
+    monkeypatch.setattr(leases, "_update", answer_later)
+    leases.start()
+    lease = Lease(uuid4(), None)
+    may_answer.release()
+    await leases.acquire(lease)
+    await until(lambda: sent == [True, True])  # the second is that of a heartbeat
+    releasing = asyncio.create_task(leases.release(lease))
+    await asyncio.sleep(0)
+    may_answer.release()
+    await until(lambda: sent == [True, True, False])
+    assert not releasing.done()
+    may_answer.release()
+    await releasing
+    await leases.task.close()
 
 
 async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> None:

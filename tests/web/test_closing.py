@@ -161,6 +161,31 @@ async def test_second_connection_of_a_device_cuts_a_first_that_does_not_read(
         first.socket.transport.abort()
 
 
+async def test_connection_is_blocked_as_long_as_one_of_its_writes_waits(
+    gateway: Gateway, port: int, token: str, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_taken = {"event": asyncio.Event(), "answer": asyncio.Event()}
+
+    async def send(text: str) -> None:
+        await is_taken[text].wait()
+
+    async with Client(port, token) as client:
+        await client.hello()
+        [connection] = gateway._connections[ada.id]
+        with monkeypatch.context() as patched:
+            patched.setattr(connection, "_send", send)
+            event, answer = (asyncio.create_task(connection.write(text)) for text in is_taken)
+            await asyncio.sleep(0)
+            began = connection.blocked_since
+            is_taken["answer"].set()
+            await answer
+            assert connection.is_blocked
+            assert connection.blocked_since >= began
+            is_taken["event"].set()
+            await event
+            assert not connection.is_blocked
+
+
 async def test_user_has_a_limited_number_of_connections(port: int, token: str) -> None:
     async with Client(port, token) as first, Client(port, token) as second, Client(port, token) as third:
         await first.hello()

@@ -355,12 +355,15 @@ class Rooms(Repository):
     async def direct(self, user_id: UUID, partner_id: UUID, *, as_user: UUID | None = None) -> Room:
         """The one direct room of two users, in either order. It is created if there is none, also under a race.
 
-        Raises: Invalid (the same user twice), NotFound (no such user, and no room yet).
+        Raises: Invalid (the same user twice), Forbidden (`as_user` is neither of them), NotFound (no such user,
+        and no room yet).
         """
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         viewer = inputs.viewer(as_user)
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different users")
+        if viewer not in (None, first, second):
+            raise Forbidden("open this direct room", "it is one of two other users")
         key, deadline = direct_key(first, second), self._executor.deadline()
         found: list[Room] = []
         if self._executor.is_distributed:  # one node has it, unless it is from before ids were made from pairs

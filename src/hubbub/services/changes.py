@@ -504,6 +504,7 @@ class ChangeFeed:
         self._renewing = BackgroundTask("renew the lease of a feed", self._renew)
         self._woken = asyncio.Event()
         self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._has_entered = False
         self._is_over = True
 
     @property
@@ -517,12 +518,15 @@ class ChangeFeed:
         return (self._next or self._position).encode()
 
     async def __aenter__(self) -> Self:
+        if self._has_entered:
+            raise RuntimeError("a feed of changes can be entered once")
         if self._consumer is not None:
             transaction_id, room_id, seq, server, read_at = self._position
             await self._executor.execute(
                 _ADD_CONSUMER, self._consumer, transaction_id, room_id, seq, server, read_at
             )
             self._renewing.start()
+        self._has_entered = True
         self._is_over = False
         self._changes._add(self)
         return self

@@ -63,7 +63,8 @@ class GatewayConnection(ABC):
         self.code: int | None = None
         """The close code, or None while it is open."""
         self.blocked_since = inf
-        """When the write began that the client has not taken yet, in the time of the event loop."""
+        """When the client last took something, or the first write began that it has not taken, in the time of the
+        event loop. `inf` while no write waits."""
         self.sent_at = inf
         """When something was sent last, in the time of the event loop. No ping comes before `ready`."""
         self.positions: Mapping[UUID, str] | None = None
@@ -77,6 +78,7 @@ class GatewayConnection(ABC):
         self._resumes = False
         self._follower: Follower | None = None
         self._receiving: asyncio.Timeout | None = None
+        self._writing = 0  # calls of `write` that wait
         self._loop = asyncio.get_running_loop()
 
     silence_seconds: float = inf
@@ -244,14 +246,17 @@ class GatewayConnection(ABC):
         """Send these frames. Raises: OSError (the client has gone)."""
         if self.has_gone:
             raise ConnectionResetError
-        if not self.is_blocked:
+        if not self._writing:
             self.blocked_since = self._loop.time()
+        self._writing += 1
         try:
             await self._send(text)
         finally:
+            self._writing -= 1
+            now = self._loop.time()
             if self.sent_at < inf:
-                self.sent_at = self._loop.time()
-            self.blocked_since = inf
+                self.sent_at = now
+            self.blocked_since = now if self._writing else inf
 
     def watch(self, room_ids: Iterable[UUID]) -> None:
         """Deliver the presence of the members of these rooms, and of no others."""

@@ -340,6 +340,32 @@ async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * len(stored)
 
 
+@pytest.mark.one_server("Citus refuses its trigger")
+async def test_message_that_a_trigger_drops_is_refused_and_those_beside_it_are_sent(
+    hub: Hub, postgres_settings: PostgresSettings, ada: User, room: Room
+) -> None:
+    connection = await connect(postgres_settings)
+    await connection.execute("""
+        CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                RETURN CASE WHEN NEW.content <> 'unwanted' THEN NEW END;
+            END
+        $$;
+        CREATE TRIGGER drop_it BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION drop_it();
+    """)
+    await connection.close()
+    contents = ["first", "second", "unwanted", "third"]
+    results = await asyncio.gather(
+        *(hub.messages.send(room.id, ada.id, content) for content in contents), return_exceptions=True
+    )
+    sent = [result.content for result in results if isinstance(result, Message)]
+    assert sent == ["first", "second", "third"]
+    assert str(results[2]) == "message: was dropped by a trigger of the database"
+    with pytest.raises(Invalid, match="dropped by a trigger"):
+        await hub.messages.send(room.id, ada.id, "unwanted")
+    assert [message.content for message in (await hub.messages.page(room.id)).items] == sent
+
+
 async def test_retry_is_reported_again_because_the_first_report_may_be_lost(
     pool: Pool, ada: User, room: Room
 ) -> None:

@@ -139,7 +139,8 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
 
     With a pool the statement is committed when it returns. In a transaction it runs in a savepoint.
 
-    Raises: NotAMember, Invalid (the reply is to no message of the room), Conflict (another message has the id).
+    Raises: NotAMember, Invalid (the reply is to no message of the room, or a trigger of the database drops the
+    message), Conflict (another message has the id).
     """
     outcome: Message | Exception | None = None
     for _ in range(2):
@@ -165,8 +166,10 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
             if sent:
                 return sent[0]
             outcomes = await why_not_sent(executor, [draft], deadline=deadline)
-            outcome = outcomes.get(draft.id) or NotAMember(draft.room_id, draft.user_id)  # it joined a moment ago
-            break
+            outcome = outcomes.get(draft.id)
+            if outcome is not None:
+                break
+            outcome = dropped()  # or its author joined a moment ago, and the second attempt sends it
     if isinstance(outcome, Message):
         return outcome
     raise outcome or Conflict("message id")
@@ -248,6 +251,11 @@ PERMISSIONS = Statement(
     _PERMISSIONS.format(room_id="draft.room_id"),
     distributed=_PERMISSIONS.format(room_id="($1::uuid[])[1]"),
 )
+
+
+def dropped() -> Invalid:
+    """The error of a message without a row, though all checks passed."""
+    return Invalid("message", "was dropped by a trigger of the database")
 
 
 async def why_not_sent(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> SendOutcomes:
@@ -385,7 +393,8 @@ SEND_MANY = Statement(
 async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:
     """Append all drafts, or none if one is refused: then there are no messages. They have the order of the drafts.
 
-    Raises: LockNotAvailable (one of several rooms stayed locked), Conflict (one of the ids is taken).
+    Raises: LockNotAvailable (one of several rooms stayed locked), Conflict (one of the ids is taken), Invalid (a
+    trigger of the database has dropped some; the others are sent).
     """
     ordinal_of_room: dict[UUID, int] = {}
     counts: list[int] = []
@@ -418,7 +427,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
     if old_seqs is None:
         return []
     if sent != len(drafts):
-        raise Invalid("message", "was dropped by a trigger of the database")
+        raise dropped()
     return [
         _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
         for draft, room_ordinal, ordinal in zip(drafts, room_ordinals, ordinals, strict=True)

@@ -220,7 +220,8 @@ class Leases:
             released = [*held, *self._changed.pop(bucket, {})]
             held.clear()
             is_acknowledged = is_acknowledged and await self._send_all(bucket, released)
-        self._acknowledge(list(self._acknowledgements))
+        _acknowledge(self._acknowledgements.values())
+        self._acknowledgements.clear()
 
     async def _send_all(self, bucket: int, leases: Sequence[Lease]) -> bool:
         for start in range(0, len(leases), LEASES_PER_SCRIPT):
@@ -233,13 +234,15 @@ class Leases:
         if not leases:
             return True
         came: list[UUID] | None = None
+        # Only of what is sent here: a lease may be released while a heartbeat with it is in flight.
+        waiting = [self._acknowledgements.pop(lease, None) for lease in leases]
         try:
             with ReportErrors("sending leases"):
                 came = await self._update(bucket, leases)
         finally:
             if came is None:
                 self._send_again(bucket, leases)  # in `_release_all`, if this was cancelled
-            self._acknowledge(leases)
+            _acknowledge(waiting)
         # Without a reply the script may have run all the same.
         self._on_transition([lease.user_id for lease in leases] if came is None else came)
         return came is not None
@@ -310,11 +313,11 @@ class Leases:
             if lease not in self._held[bucket] and lease.ends_at > now:
                 self._changed.setdefault(bucket, {})[lease] = None
 
-    def _acknowledge(self, leases: Iterable[Lease]) -> None:
-        for lease in leases:
-            acknowledged = self._acknowledgements.pop(lease, None)
-            if acknowledged is not None and not acknowledged.done():
-                acknowledged.set_result(None)
+
+def _acknowledge(waiting: Iterable[asyncio.Future[None] | None]) -> None:
+    for acknowledged in waiting:
+        if acknowledged is not None and not acknowledged.done():
+            acknowledged.set_result(None)
 
 
 class Sweeper:
