@@ -283,7 +283,7 @@ async def hub(settings: Settings) -> AsyncIterator[Hub]:
 def marks_are_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads wait for the read marks of authors until their deadline: on a busy machine, a second is too short."""
     monkeypatch.setattr(author_marks, "MAX_WAIT_SECONDS", HANGS_AFTER_SECONDS)
-    monkeypatch.setattr(author_marks, "PART_OF_TIME_LEFT", 1)
+    monkeypatch.setattr(author_marks, "MARK_WAIT_DIVISOR", 1)
 
 
 @pytest.fixture

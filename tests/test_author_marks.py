@@ -86,13 +86,13 @@ async def question(hub: Hub, ada: User, bob: User, room: Room) -> Message:
     return await hub.messages.send(room.id, ada.id, "is anybody there?")
 
 
-async def watermark(hub: Hub, room: Room, user: User) -> int:
+async def read_mark(hub: Hub, room: Room, user: User) -> int:
     return (await hub.room_users.get(room.id, user.id)).last_read_seq
 
 
 async def until_marked(hub: Hub, room: Room, user: User, seq: int) -> None:
     async def is_marked() -> bool:
-        return await watermark(hub, room, user) == seq
+        return await read_mark(hub, room, user) == seq
 
     await until_it_answers(is_marked)
 
@@ -122,7 +122,7 @@ async def test_each_read_of_the_read_state_waits_for_marks_of_its_process(
     async def in_summary() -> int:
         return (await hub.rooms.summary(room.id, bob.id)).unread
 
-    async def after_watermark() -> int:
+    async def after_read_mark() -> int:
         members = {member.user_id: member for member in (await hub.room_users.members(room.id)).items}
         page = await hub.messages.page(room.id, after=members[bob.id].last_read_seq)
         return len([message for message in page.items if message.user_id == ada.id])
@@ -131,7 +131,7 @@ async def test_each_read_of_the_read_state_waits_for_marks_of_its_process(
         return await hub.receipts.unread_count(room.id, bob.id)
 
     await hub.receipts.mark_read(room.id, bob.id, up_to=question.seq)
-    for unread in (counts, of_one, in_list, in_summary, after_watermark):
+    for unread in (counts, of_one, in_list, in_summary, after_read_mark):
         await hub.messages.send(room.id, ada.id, "and now?")
         assert await unread() == 1
         await hub.messages.send_many(room.id, bob.id, [NewMessage("yes"), NewMessage("still")])
@@ -220,7 +220,7 @@ async def test_close_makes_and_announces_the_marks_that_wait(
     async with hub.follow(bob.id, read_marks=True) as device:
         async with Hub(settings) as elsewhere:
             answer = await elsewhere.messages.send(room.id, bob.id, "yes")
-        assert await watermark(hub, room, bob) == answer.seq
+        assert await read_mark(hub, room, bob) == answer.seq
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             async for event in device:
                 if event == ReadMarkChanged(room.id, bob.id, answer.seq):
@@ -346,7 +346,7 @@ async def test_read_waits_for_the_newest_of_two_marks_in_flight(
 async def test_read_waits_for_a_part_of_its_time_only(
     author_marks: AuthorMarks, commits: Commits, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PART_OF_TIME_LEFT", 1_000)
+    monkeypatch.setattr(module, "MARK_WAIT_DIVISOR", 1_000)
     marks.may_answer.clear()
     commits(sent(ROOM, ADA, 5))
     deadline = later()

@@ -454,7 +454,7 @@ async def test_caller_in_another_loop_is_refused_beside_a_statement_and_changes_
     statements = Statements(gated=True)
     batcher = statements.batcher()
     first = call(batcher, 0, 0)
-    await until(lambda: statements.in_flight)
+    await until(lambda: bool(statements.in_flight))
     with pytest.raises(Unavailable, match="another event loop"):
         await asyncio.to_thread(asyncio.run, batcher.call(Request(1, 1), 1, deadline=0.0))
     second = call(batcher, 0, 2, deadline=asyncio.get_running_loop().time() + 0.05)

@@ -411,7 +411,7 @@ class UserPresence:
 
 
 class ActingUser:
-    """A hub as one user has it. Its parts have the operations of the hub, without the arguments for who acts.
+    """The operations of a hub as one user. Its parts are those of the hub, without `as_user`, `by` and the like.
 
     It does no I/O and holds no connection, so make one per request. All other operations are for the application
     only.

@@ -18,13 +18,13 @@ from hubbub.scheduling import in_slices
 MARK_AFTER_SECONDS: Final = 1.0
 """An author who sends ten messages in this time gets one mark. The other devices of the user see it this late."""
 MAX_KNOWN: Final = 10_000
-"""Memberships whose watermark is known: 4 MB. In a membership that is not known, the next message gets a mark."""
+"""Memberships whose read mark is known: 4 MB. In a membership that is not known, the next message gets a mark."""
 MARKS_PER_TURN: Final = 100
 """Marks that begin in one turn of the event loop, each as a task: about 3 ms."""
 MAX_WAIT_SECONDS: Final = 1.0
 """How long a read, or the end of a hub, waits for marks. The membership may be locked, or the server gone."""
-PART_OF_TIME_LEFT: Final = 8
-"""A read waits no longer than this part of the time until its deadline, so that it still has time for itself."""
+MARK_WAIT_DIVISOR: Final = 8
+"""A read waits no longer than an eighth of the time until its deadline, so that it still has time for itself."""
 
 Key: TypeAlias = tuple[UUID, UUID]
 """The room and the user of a membership."""
@@ -81,7 +81,7 @@ class AuthorMarks:
         keys = set.intersection(*(self._pending.get(id, set()) for id in (room_id, user_id) if id is not None))
         await in_slices([*keys], self._begin, MARKS_PER_TURN)
         if tasks := [self._in_flight[key] for key in keys if key in self._in_flight]:
-            left = (deadline - asyncio.get_running_loop().time()) / PART_OF_TIME_LEFT
+            left = (deadline - asyncio.get_running_loop().time()) / MARK_WAIT_DIVISOR
             await asyncio.wait(tasks, timeout=min(left, MAX_WAIT_SECONDS))
 
     def _sent(self, change: MessagesSent) -> None:

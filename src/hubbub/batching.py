@@ -67,7 +67,7 @@ ANSWERS_PER_TURN: Final = 50
 """Results passed to `committed` before other tasks run. Notifying the followers of 50 messages takes some
 milliseconds."""
 
-GRACE_SECONDS: Final = 0.1
+OUTCOME_GRACE_SECONDS: Final = 0.1
 """A writing statement has the same deadline, and its own error is the most precise about the outcome. Its callers
 get a less certain error only if it does not end within this time."""
 
@@ -606,7 +606,7 @@ class Batcher(Generic[Item, Result]):
         """One timer for all deadlines, and one for all overdue statements. A timer per request would cost more
         than queueing the request."""
         if self._writes:
-            deadline += GRACE_SECONDS
+            deadline += OUTCOME_GRACE_SECONDS
         self._deadline_timer.request(deadline, now)
         if self._overdue_timer.at == inf:
             self._watch_overdue(now)
@@ -628,7 +628,7 @@ class Batcher(Generic[Item, Result]):
         self._watch_overdue(now)
 
     def _expire(self, now: float) -> None:
-        limit = now - GRACE_SECONDS if self._writes else now
+        limit = now - OUTCOME_GRACE_SECONDS if self._writes else now
         earliest = inf
         for call in [*self._queue, *chain.from_iterable(runner.batch for runner in self._runners)]:
             if call.answer.done():

@@ -45,13 +45,16 @@ logger = logging.getLogger("hubbub.client")
 
 SUBPROTOCOL: Final = Subprotocol("hubbub.1")
 POSITIONS_PER_FRAME: Final = 500
+"""A frame has less than 40 KB. The gateway takes 64 KiB by default."""
 MANY_ROOMS: Final = 128
 """A client in more rooms sends fingerprints of its positions first: 128 positions are 9 KB."""
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 30.0
+"""Pauses are random up to a limit that begins with the former, doubles per attempt, and ends with the latter."""
 STABLE_SECONDS: Final = 10.0
 """A connection that was ready for this long ends the growth of the pauses."""
 CONNECT_SECONDS: Final = 10.0
+"""How long an attempt to connect takes at most."""
 SILENCE_SECONDS: Final = 10.0
 """The client closes a connection that was silent this long beyond the server's `ping_seconds`."""
 COMMAND_ATTEMPTS: Final = 10

@@ -17,7 +17,7 @@ C = TypeVar("C", bound="Change")
 
 
 class UserChanged(msgspec.Struct, frozen=True):
-    """The profile or the online status of a user changed, or the user is new."""
+    """The profile or the online status of a user changed, or an import has created the user."""
 
     user_id: UUID
 

@@ -59,12 +59,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hubbub.hub")
 
-GRACE_SECONDS: Final = 0.1
+STEP_GRACE_SECONDS: Final = 0.1
 """A call of several steps is cancelled this long after their common deadline. A step that has the same deadline
 can raise by then, and its error names the server that did not answer."""
 
-
 MAINTAIN_SECONDS: Final = 60.0
+"""How long a call of `maintain` works by default. Nothing depends on it, because the next call continues."""
 
 MIN_SECONDS: Final = 0.001
 MAX_SECONDS: Final = 366 * 86_400
@@ -615,7 +615,7 @@ class Hub(Repositories):
         once and may be lost. So a client ends typing after `Options.typing_seconds`, and calls
         `hub.presence.is_online` when it connects.
 
-        With `read_marks` come the watermarks of the user from other devices, and those of others where the room
+        With `read_marks` come the read marks of the user from other devices, and those of others where the room
         keeps receipts. With `profiles` come changed usernames and pictures of users who share a room. These may be
         lost as well, and `Missed` comes where it is known. A client reads both again then and when it connects.
 
@@ -723,11 +723,12 @@ class Hub(Repositories):
                 await self.sessions._end_rest(user_id, ended)  # those of a login in between
 
     async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> MaintenanceResult:
-        """Finish the deletions of accounts and rooms that were cut by a deadline or by the end of a process.
+        """Delete durable sessions that have ended, and finish interrupted deletions of accounts and rooms.
 
-        Any number of processes may call it at once. It returns when nothing is left or the deadline has passed.
-        `MaintenanceResult.unfinished` is the number of deletions that the next call continues. Run it, or
-        `hubbub maintain`, once a day.
+        A deadline or the end of a process may have interrupted them. Any number of processes may call it at once.
+        It goes through the 1,000 oldest deletions once, skips those on which another process works, and ends at
+        the deadline. `MaintenanceResult.unfinished` is the number of deletions that the next call continues, at
+        most 1,000. Run it, or `hubbub maintain`, once a day.
 
         Raises: nothing else.
         """
@@ -746,7 +747,7 @@ class Hub(Repositories):
         )
         deadline = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout_at(deadline + GRACE_SECONDS):
+            async with asyncio.timeout_at(deadline + STEP_GRACE_SECONDS):
                 yield deadline
         except TimeoutError as error:
             raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=outcome_unknown) from error

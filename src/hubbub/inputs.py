@@ -26,7 +26,7 @@ import uuid_utils
 from hubbub.errors import Invalid
 from hubbub.models import MESSAGE_TYPES, ROLES, USER_KINDS, MessageType, Role, UserKind
 
-# The widths of the columns in the original schema.
+# The widths of the columns, of which those of display names and external ids are not of the original schema.
 EMAIL_LENGTH: Final = 255
 USERNAME_LENGTH: Final = 50
 DISPLAY_NAME_LENGTH: Final = 100

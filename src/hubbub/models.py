@@ -230,8 +230,8 @@ def times_of(model: type[msgspec.Struct]) -> list[int]:
 class MaintenanceResult(Value, frozen=True):
     """The result of `hub.maintain`: the numbers of accounts and rooms whose deletion it finished.
 
-    `unfinished` is the number of deletions that are left, at most 1,000: at the deadline, or because another
-    process works on them.
+    `unfinished` is the number of deletions that are left, at most 1,000: at the deadline, because another process
+    works on them, or because there were more than 1,000.
     """
 
     accounts: int
@@ -403,7 +403,7 @@ class RoomUser(Stored, frozen=True, gc=False):
 class RoomSummary(Value, frozen=True, gc=False):
     """A room as one of its members sees it in a list.
 
-    `unread` counts messages of other users after the watermark among the newest 5,000, up to the cap of the call.
+    `unread` counts messages of other users after the read mark among the newest 5,000, up to the cap of the call.
     `partner_id` is the other user of a direct room. `last_message` is the newest that is not deleted. `active_at`
     orders the list: when the newest message came, deleted or not, or the member joined. `cursor` is that of
     `last_message`, from which `hub.follow` goes on, and None without one.
@@ -420,7 +420,7 @@ class RoomSummary(Value, frozen=True, gc=False):
 
 
 class ReadReceipt(Value, frozen=True, gc=False):
-    """A member has read a message. `read_at` is None where the room stores only watermarks (large rooms)."""
+    """A member has read a message. `read_at` is None where the room stores only read marks (large rooms)."""
 
     message_id: UUID
     user_id: UUID

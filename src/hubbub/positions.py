@@ -29,7 +29,9 @@ _ENCODED_LENGTH: Final = 28
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 ROOMS_PER_PAGE: Final = 10
+"""On average. A client in 10,000 rooms sends 12 KB of fingerprints, and few cursors that are equal."""
 MAX_PAGES: Final = 1_024
+"""Enough for 10,000 rooms, the most that a client may follow."""
 FINGERPRINT_BYTES: Final = 9
 """12 characters. Two different pages have the same one with a probability of 2 to the power of -72."""
 
@@ -87,9 +89,14 @@ def event_hash(kind: str, message_id: UUID | None, user_id: UUID | None, at: dat
 
 
 def _digest(what: bytes, at: datetime) -> bytes:
-    since = at - _EPOCH
-    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    microseconds = microseconds_since_epoch(at)
     return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=HASH_BYTES).digest()
+
+
+def microseconds_since_epoch(at: datetime) -> int:
+    """Exact, as PostgreSQL stores the time. Cursors and ids of imported messages depend on it."""
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 # A page, a feed and a list have many cursors of few rooms, and a client may send 10,000 at once. A lookup is a
@@ -117,7 +124,7 @@ def fingerprints(cursors: Mapping[UUID, str], pages: int) -> list[str]:
     """The fingerprint of each page: a digest of its rooms and cursors."""
     lines: list[list[str]] = [[] for _ in range(pages)]
     for room_id, cursor in cursors.items():
-        lines[room_id.int & (pages - 1)].append(room_id.hex + cursor)
+        lines[room_id.int & (pages - 1)].append(room_id.hex + cursor)  # `page_of`, for 10,000 rooms at a time
     return [_fingerprint("".join(sorted(page))) for page in lines]
 
 

@@ -44,11 +44,12 @@ K = TypeVar("K")
 Item = TypeVar("Item")
 
 CHANGES_PER_STATEMENT: Final = 500
+"""As many as messages: a larger batch gains nothing (docs/decisions.md)."""
 MAX_LOCK_WAIT_SECONDS: Final = 0.1
 """How long a statement for several rooms waits for a locked one, before the others go on without that room. The
 pool tries it three times."""
-PART_OF_TIME_LEFT: Final = 8
-"""The wait is no longer than this part of the time until the deadline. The three attempts with their pauses, and
+LOCK_WAIT_DIVISOR: Final = 8
+"""The wait is no longer than an eighth of the time until the deadline. The three attempts with their pauses, and
 the statement for the other rooms, have to fit into it."""
 
 MAX_CURSOR_LENGTH: Final = 3_000
@@ -198,7 +199,7 @@ class ChangeBatcher:
 def longest_lock_wait(deadline: float) -> str:
     """How long a statement for several rooms, with this deadline, waits for a locked one."""
     left = deadline - asyncio.get_running_loop().time()
-    return f"{max(min(MAX_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
+    return f"{max(min(MAX_LOCK_WAIT_SECONDS, left / LOCK_WAIT_DIVISOR), 0.001) * 1000:.0f}ms"
 
 
 def single_result(outcomes: Sequence[T | Exception]) -> T:
@@ -242,7 +243,7 @@ class Repository:
     ) -> None:
         """With `changes`, concurrent changes of rooms share statements. Without them, each has its own.
 
-        With `author_marks`, reads of watermarks wait for the marks of authors.
+        With `author_marks`, reads of read marks wait for the marks of authors.
         """
         self._executor = executor
         self._on_commit = on_commit
@@ -283,14 +284,14 @@ class Repository:
     async def _settle_marks(
         self, *, room_id: UUID | None = None, user_id: UUID | None = None, deadline: float
     ) -> None:
-        """Before watermarks are read: make the marks of authors that wait in this process."""
+        """Before read marks are read: make the marks of authors that wait in this process."""
         if marks := self._waiting_marks():
             await marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str
     ) -> dict[UUID, M]:
-        """The rows with these ids ($1), in as few statements as hold the event loop for some milliseconds each."""
+        """The rows with these ids ($1), in statements that hold the event loop for some milliseconds each."""
         rest, deadline = iter(inputs.items(field, ids)), self._executor.deadline()
         found: dict[UUID, M] = {}
         while some := inputs.uuids(field, islice(rest, IDS_PER_STATEMENT)):

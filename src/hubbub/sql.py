@@ -167,7 +167,7 @@ _OF_USERS: Final = (
 
 OLDEST_LAST: Final = "ORDER BY messages.created_at DESC, messages.room_id DESC"
 """Where rooms are distributed, the id of a message is unique in its room only. By its id alone the oldest counts,
-so that nobody hides a message by sending another one with its id. Of rows that become a dict, the last counts."""
+so that a message cannot be hidden by another one with the same id. Of rows that become a dict, the last counts."""
 OLDEST: Final = "ORDER BY messages.created_at, messages.room_id LIMIT 1"
 
 
@@ -238,7 +238,7 @@ def with_numbers(sql: str) -> str:
 
 
 def unread(member: str, user_id: str, cap: str, *, room_id: str = "") -> str:
-    """A subquery that counts the messages after the watermark of a member, as far as the cap.
+    """A subquery that counts the messages after the read mark of a member, as far as the cap.
 
     `room_id` is the parameter that has the room, in a statement about one.
     """
@@ -321,7 +321,7 @@ def next_entries(event: type[LoggedEvent], source: str, *columns: str, unless: s
 
     `source` has the columns `room_id` and `ordinal`, and those of the entry among `message_id`, `user_id` and
     `role`. `item` has them with the `seq` of the entry, and the `last_seq` of the room after all of them. Rooms
-    are locked in the order of their ids, so that two batches with rooms in common cannot lock each other out.
+    are locked in the order of their ids, so that two batches with rooms in common cannot deadlock.
     `unless` is a condition on a row and on `locked`, the room as it is then: such a row has no entry, and is in no
     `item`.
     """

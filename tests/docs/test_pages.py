@@ -402,7 +402,7 @@ def check_data(block: Block) -> None:
             pytest.fail(f"{block} has no language that is known, but {block.language!r}")
 
 
-@pytest.mark.parametrize("name", ["docs/howto/flask.md", "docs/howto/django.md", "docs/web.md"])
+@pytest.mark.parametrize("name", ["docs/howto/flask.md", "docs/howto/django.md"])
 def test_threads_that_open_the_hub_of_a_page_at_once_get_one(name: str, folder: Path) -> None:
     [code] = [block.code for block in blocks(ROOT / name) if "hubbub.sync.Hub().start()" in block.code]
     names: Names = {"hubbub": hubbub, "functools": functools, "atexit": atexit, "threading": threading}

@@ -45,7 +45,7 @@ ORIGINAL_ROWS = """
     WHERE messages.content LIKE '%says 40';
 """
 
-# Rows that are written only by hubbub: tombstones, events, watermarks, direct rooms.
+# Rows that are written only by hubbub: tombstones, events, read marks, direct rooms.
 HUBBUB_ROWS = """
     UPDATE messages
     SET content = '', deleted_at = now()

@@ -54,7 +54,7 @@ async def test_messages_get_seq_by_time_in_each_room(filled: PostgresSettings, c
     assert [tuple(head) for head in heads] == [(0, 0, None, None)] + [(40, 40, 1, 40)] * 9
 
 
-async def test_last_read_message_becomes_a_watermark(filled: PostgresSettings, connection: Connection) -> None:
+async def test_last_read_message_becomes_a_read_mark(filled: PostgresSettings, connection: Connection) -> None:
     await migrations.up(filled)
     marks = await connection.fetch("""
         SELECT last_read_seq, last_read_message_id IS NULL AS nothing, count(*)

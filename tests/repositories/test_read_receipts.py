@@ -62,7 +62,7 @@ async def fill(pool: Pool, room: Room, author: User, count: int) -> int:
     return await pool.fetch_one(statement, room.id, author.id, count) or 0
 
 
-async def test_mark_read_moves_the_watermark_and_the_unread_count(
+async def test_mark_read_moves_the_read_mark_and_the_unread_count(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     assert await hub.receipts.unread_counts(bob.id) == {room.id: 5}
@@ -72,7 +72,7 @@ async def test_mark_read_moves_the_watermark_and_the_unread_count(
     assert (member.last_read_seq, member.last_read_message_id) == (messages[2].seq, messages[2].id)
 
 
-async def test_watermark_never_moves_back_by_itself(
+async def test_read_mark_never_moves_back_by_itself(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     head = messages[-1].seq
@@ -514,7 +514,7 @@ class ByHand:
     """A model of the messages that Bob has read in a room of Ada's."""
 
     def __init__(self, joined_seq: int) -> None:
-        self.joined_seq = self.watermark = joined_seq
+        self.joined_seq = self.read_up_to = joined_seq
         self.known = 0  # the seq up to which the process of his last message knows that he has read
         self.keeps_receipts = True
         self.of_ada: dict[int, Message] = {}
@@ -532,28 +532,28 @@ class ByHand:
     def read(self, seq: int) -> None:
         if self.keeps_receipts:
             self.receipts |= {one for one in self._counting() if one <= seq}
-        if seq > self.watermark:
-            self.watermark = seq
+        if seq > self.read_up_to:
+            self.read_up_to = seq
             self.known = max(self.known, seq)
 
     def unread(self, seq: int) -> None:
-        if seq <= self.watermark:
+        if seq <= self.read_up_to:
             self.known = 0
         self.receipts = {one for one in self.receipts if one < seq}
-        self.watermark = min(self.watermark, seq - 1)
+        self.read_up_to = min(self.read_up_to, seq - 1)
 
     def rejoin(self, joined_seq: int) -> None:
-        self.joined_seq = self.watermark = joined_seq
+        self.joined_seq = self.read_up_to = joined_seq
 
     def count(self) -> int:
         return len(self._counting())
 
     def _counting(self) -> list[int]:
-        return [seq for seq in self.of_ada if seq > self.watermark and seq not in self.deleted]
+        return [seq for seq in self.of_ada if seq > self.read_up_to and seq not in self.deleted]
 
     def times(self, seq: int) -> list[bool]:
         """Whether Bob has read the message, without or with a time: [], [False] or [True]."""
-        is_read = seq <= self.watermark and (seq > self.joined_seq or seq in self.receipts)
+        is_read = seq <= self.read_up_to and (seq > self.joined_seq or seq in self.receipts)
         return [seq in self.receipts] if is_read else []
 
 
@@ -572,7 +572,7 @@ async def test_unread_and_readers_equal_a_count_by_hand(
         await _take(hub, room.id, by_hand, (ada, bob), step, number)
         assert await hub.receipts.unread_count(room.id, bob.id) == by_hand.count()
         member = await hub.room_users.get(room.id, bob.id)
-        assert member.last_read_seq == by_hand.watermark
+        assert member.last_read_seq == by_hand.read_up_to
     assert (await hub.receipts.unread_counts(bob.id))[room.id] == by_hand.count()
     listed = {summary.room.id: summary for summary in (await hub.rooms.list_for(bob.id, limit=200)).items}
     assert listed[room.id].unread == by_hand.count()

@@ -142,7 +142,7 @@ async def test_change_whose_first_answer_was_lost_is_on_the_next_page(
 async def test_lease_of_another_process_delays_no_reader(
     chat: Chat, elsewhere: Chat, ada: User, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubbub.services.cache.LEASE_SECONDS", int(HANGS_AFTER_SECONDS))
+    monkeypatch.setattr("hubbub.services.cache.ENTRY_LEASE_SECONDS", int(HANGS_AFTER_SECONDS))
     async with held_after_reading(chat, ada) as slow:
         assert await asyncio.gather(*(name_in(elsewhere, ada) for _ in range(20))) == ["ada"] * 20
         assert elsewhere.cache.counts.misses == 0

@@ -35,7 +35,7 @@ from hubbub import (
 )
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
-from hubbub.services.changes import ENTRIES_PER_READ, LEASE_SECONDS, ChangeFeed, FeedPosition
+from hubbub.services.changes import ENTRIES_PER_READ, PART_LEASE_SECONDS, ChangeFeed, FeedPosition
 from instrumentation.recording import Recording
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -346,7 +346,7 @@ async def test_lease_is_shortened_to_its_length_after_the_clock_was_set_back(
     async def is_shortened() -> bool:
         return bool(await owner.fetchval(f"SELECT {ends_soon} FROM hubbub_consumers WHERE worker IS NOT NULL"))
 
-    ends_soon = f"max(leased_until) < now() + interval '{LEASE_SECONDS + 1} seconds'"
+    ends_soon = f"max(leased_until) < now() + interval '{PART_LEASE_SECONDS + 1} seconds'"
     async with (
         fast.changes.follow(consumer="push", lease_seconds=3_600) as busy,
         fast.changes.follow(consumer="push") as other,

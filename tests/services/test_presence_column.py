@@ -10,7 +10,13 @@ from commands import execute
 from hubbub import Hub, PostgresSettings, User
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions
-from hubbub.services.presence import CHECKED_KEY, USERS_PER_STATEMENT, ColumnCheck, Presence, PresenceColumn
+from hubbub.services.presence import (
+    CHECKED_KEY,
+    PRESENCE_ROWS_PER_STATEMENT,
+    ColumnCheck,
+    Presence,
+    PresenceColumn,
+)
 from reports import reports
 from services.presence_events import Table, opened, together_online
 from waiting import until, until_it_answers
@@ -244,7 +250,7 @@ async def all_online(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
 
 
 async def test_refused_user_is_found_in_few_statements_and_retried_per_interval() -> None:
-    users = [uuid4() for _ in range(USERS_PER_STATEMENT)]
+    users = [uuid4() for _ in range(PRESENCE_ROWS_PER_STATEMENT)]
     table = Refusing(users[7:8])
     column = PresenceColumn(all_online, table.write, every_seconds=60)
     with reports() as reported:
@@ -263,7 +269,7 @@ async def test_refused_user_is_found_in_few_statements_and_retried_per_interval(
 
 
 async def test_table_that_refuses_all_users_is_not_tried_for_each() -> None:
-    users = [uuid4() for _ in range(USERS_PER_STATEMENT)]
+    users = [uuid4() for _ in range(PRESENCE_ROWS_PER_STATEMENT)]
     table = Refusing(users)
     column = PresenceColumn(all_online, table.write, every_seconds=0.01)
     with reports() as reported:

@@ -39,7 +39,7 @@ COMMANDS = {
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
     "maintain": ("hubbub.cli.doctor:maintain", "Finish deletions that were interrupted: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
-    "console": ("hubbub.cli.serve:console", "Serve a live page of a chat and its servers, for a browser."),
+    "console": ("hubbub.cli.serve:console", "Serve a web page with live figures of a chat and its servers."),
     "bench": ("hubbub.cli.bench:bench", "Compare hubbub with its peers, in a clone of the project."),
     "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
     "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),

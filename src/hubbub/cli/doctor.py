@@ -101,9 +101,10 @@ def _totals(report: Report) -> str:
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=600, show_default=True)
 @click.pass_context
 def maintain(context: click.Context, seconds: float) -> None:
-    """Finish deletions of accounts and rooms that a deadline or a crash has interrupted.
+    """Finish interrupted deletions, and delete durable sessions that have ended.
 
-    These accounts and rooms are already hidden. Several processes may run the command at once.
+    A deadline or a crash may have interrupted them. These accounts and rooms are already hidden. Several processes
+    may run the command at once.
 
     Exit status: 0 if no deletion is left. 3 if some are, because --seconds have passed or another process works
     on them.

@@ -1,4 +1,4 @@
-"""`hubbub serve` and `hubbub console`: the gateway alone, and a live page of a chat and its servers."""
+"""`hubbub serve` and `hubbub console`: the gateway alone, and live figures of a chat and its servers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
     """Serve clients by WebSocket and HTTP (docs/protocol.md) until a signal.
 
     The clients have sessions that the application creates by `hub.sessions.create_session`. With a HUBBUB_SECRET
-    of at least 32 bytes in the environment they may also use signed tokens. GET /health returns 200 if both
-    servers answer, otherwise 503. Run one process per core behind a proxy that terminates TLS.
+    of at least 32 bytes in the environment they may also use signed tokens. GET /health returns 200
+    while PostgreSQL answers, otherwise 503: Redis may be down. Run one process per core behind a proxy that
+    terminates TLS.
     """
     from hubbub.web.serving import new_event_loop  # noqa: PLC0415 - with the extra `web` only
 

@@ -51,6 +51,8 @@ NAMES = (
 NAMES_BEFORE_PASSWORDS = frozenset({".gitignore", "commands.lock", "passwords.json.new"})
 """The entries that a folder may have before its passwords are made or after they are deleted."""
 
+OF_ANOTHER_USER = "belongs to another user: only that user may start and stop its servers"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerPasswords:
@@ -91,7 +93,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError:
-            raise self._refused("belongs to another user, who alone may start and stop its servers") from None
+            raise self._refused(OF_ANOTHER_USER) from None
         except msgspec.DecodeError as error:
             raise self._refused(f"has a passwords.json that cannot be read ({error}): restore it") from error
         self._check_owner()
@@ -153,7 +155,7 @@ class Folder:
 
     def _check_owner(self) -> None:
         if self.path.stat().st_uid != os.geteuid():
-            raise self._refused("belongs to another user, who alone may start and stop its servers")
+            raise self._refused(OF_ANOTHER_USER)
 
     async def _lock(self, name: str) -> locks.Lock:
         if (lock := await locks.acquire(self.path / name, COMMAND_SECONDS)) is not None:

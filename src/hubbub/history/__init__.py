@@ -112,7 +112,8 @@ class History:
         from the event loop. While PostgreSQL cannot be reached, a batch is retried for half a minute. Where rooms
         are distributed over several nodes, there is no import.
 
-        Raises: Invalid (not a file of bytes, or not a function), Unavailable (PostgreSQL was away for longer).
+        Raises: Invalid (not a file of bytes, or not a function), Unavailable (PostgreSQL was away for longer),
+        Conflict and NotFound (other programs go on taking ids of the file, or deleting its rooms or accounts).
         """
         if not hasattr(file, "read1") or getattr(file, "closed", False):
             raise Invalid("file", "must be a file opened for reading bytes: open(path, 'rb')")
@@ -196,7 +197,7 @@ class _ConcurrentImport(Exception):
 
 
 class Import:
-    """Imports one file. Not to be used for two: it remembers which users and rooms the lines mean."""
+    """Imports one file. It remembers which users and rooms the lines mean, so each file needs its own."""
 
     def __init__(self, pool: Pool, on_commit: OnCommit) -> None:
         self.state = Imported()
@@ -205,7 +206,7 @@ class Import:
         self._users = LineUsers()
         self._members = Members()
         self._other_entries = OtherEntries()
-        self._watermarks = Watermarks()
+        self._imported_heads = ImportedHeads()
         self._rejected_rooms: set[UUID] = set()
         self._find_without_ids = False  # after a conflict, until a batch has no known lines
 
@@ -222,9 +223,9 @@ class Import:
             self._count(batch, None, [], None)
             return
         before, created, replay = await self._retry(partial(self._store, batch, while_stored))
-        self._watermarks.advance(batch, before, () if replay is None else replay.rooms.values())
+        self._imported_heads.advance(batch, before, () if replay is None else replay.rooms.values())
         if batch.is_last:
-            await self._retry(partial(self._watermarks.store, self._pool, batch.checkpoint))
+            await self._retry(partial(self._imported_heads.store, self._pool, batch.checkpoint))
         self._count(batch, before, created, replay)
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -392,7 +393,7 @@ async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
             after = dict(last)
 
 
-class Watermarks:
+class ImportedHeads:
     """How far a file went in each room that it names: up to there the room counts as read once all is stored.
 
     Rooms given by id are left out, as their members have read what their own lines say.

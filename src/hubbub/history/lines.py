@@ -20,6 +20,7 @@ import msgspec
 from hubbub import events, inputs
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role, UserKind
+from hubbub.positions import microseconds_since_epoch
 from hubbub.postgres import uuid_of
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -33,7 +34,6 @@ REMEMBERED_MESSAGES: Final = 100_000
 """Equal messages are distinguished if fewer than this many others are between them: 20 MB. Further apart, two
 messages that are equal to the microsecond are one message that the file has twice."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_METADATA: Final = msgspec.Raw()
 """The metadata of a line that has none. A line that is written leaves it out."""
@@ -45,7 +45,7 @@ LAST_TIME: Final = datetime.max.replace(tzinfo=UTC) - timedelta.resolution
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Seq = Annotated[int, msgspec.Meta(ge=1, le=inputs.MAX_SEQ)]
-Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.MAX_SEQ)]
+SeqOrZero = Annotated[int, msgspec.Meta(ge=0, le=inputs.MAX_SEQ)]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
@@ -162,8 +162,8 @@ class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
     """A membership as it is once the log has reached `seq`. Not an entry of the log."""
 
     role: Role = Role.MEMBER
-    joined_seq: Watermark = 0
-    last_read_seq: Watermark = 0
+    joined_seq: SeqOrZero = 0
+    last_read_seq: SeqOrZero = 0
     last_read_message_id: UUID | None = None
     metadata: msgspec.Raw = NO_METADATA
 
@@ -338,8 +338,7 @@ def message_id_of(line: MessageLine, nth: int) -> UUID:
     """
     if line.id is not None:
         return line.id
-    since = line.at - _EPOCH
-    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    microseconds = microseconds_since_epoch(line.at)
     identity = f"{nth}\0{microseconds}\0{room_id_of(line).hex}\0{_author(line)}\0{line.content}"
     hashed = int.from_bytes(sha256(identity.encode()).digest()[:10])
     milliseconds = max(microseconds // 1_000, 0)

@@ -25,7 +25,7 @@ from hubbub.migrations.runner import Session, Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, first_line, to_error
-from hubbub.postgres.statement import DIGITS, functions
+from hubbub.postgres.statement import DIGEST_DIGITS, functions
 from hubbub.settings import PostgresSettings
 
 ROOM_OF: Final = {
@@ -566,4 +566,4 @@ async def _former_functions(executor: Executor) -> list[str]:
     """
     statement = Statement("migrations.former_functions", str, sql)
     names = [function.name for function in functions().values()]
-    return await executor.fetch_all(statement, names, f"_[0-9a-f]{{{DIGITS}}}$")
+    return await executor.fetch_all(statement, names, f"_[0-9a-f]{{{DIGEST_DIGITS}}}$")

@@ -127,9 +127,9 @@ def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMI
     name, within, schema = quoted(role), quoted(target.database), target.schema
     settings = (
         f"search_path = {schema}, pg_temp",  # temporary tables last, so that they hide no other
-        f"statement_timeout = {_milliseconds(limits.statement_seconds)}",
-        f"lock_timeout = {_milliseconds(limits.lock_seconds)}",
-        f"idle_in_transaction_session_timeout = {_milliseconds(limits.idle_in_transaction_seconds)}",
+        f"statement_timeout = {_checked_milliseconds(limits.statement_seconds)}",
+        f"lock_timeout = {_checked_milliseconds(limits.lock_seconds)}",
+        f"idle_in_transaction_session_timeout = {_checked_milliseconds(limits.idle_in_transaction_seconds)}",
     )
     return [
         # Former rights are revoked first, so that those of an older hubbub do not stay.
@@ -152,7 +152,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _milliseconds(seconds: float) -> int:
+def _checked_milliseconds(seconds: float) -> int:
+    """Raises: Invalid (`limits`)."""
     if not 0.001 <= seconds <= 86_400:
         raise Invalid("limits", "must be from 0.001 to 86,400 s")
     return round(seconds * 1000)

@@ -385,7 +385,7 @@ def borrow(connection: object, pool: Pool) -> ApplicationTransaction:
     """
     if isinstance(connection, asyncpg.Connection):
         return ByStatus(_Asyncpg(connection), pool)
-    sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")  # one who has such an object has imported it
+    sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")  # without the import there is no such object
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncSession):
         return ByEvents(cast("AsyncSession", connection), pool)
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncConnection):

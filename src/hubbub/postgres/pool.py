@@ -61,7 +61,7 @@ from hubbub.settings import PostgresSettings
 T = TypeVar("T")
 R = TypeVar("R")
 
-ATTEMPTS: Final = 3
+STATEMENT_ATTEMPTS: Final = 3
 """How often a statement is sent in all, if it is safe to send again. A deadlock or a restart rarely hits one call
 twice, and the deadline bounds the time in any case."""
 
@@ -318,9 +318,9 @@ class Pool:
                 raise
             except Unavailable as failure:
                 may_be_done = may_be_done or failure.outcome_unknown
-                pause = jittered(MAX_RETRY_PAUSE_SECONDS * min(attempt, ATTEMPTS), at_least=0.05)
+                pause = jittered(MAX_RETRY_PAUSE_SECONDS * min(attempt, STATEMENT_ATTEMPTS), at_least=0.05)
                 # Each repetition may meet the next change of the schema, and none of them has done anything.
-                is_used_up = attempt >= ATTEMPTS and not isinstance(failure.__cause__, SCHEMA_CHANGED)
+                is_used_up = attempt >= STATEMENT_ATTEMPTS and not isinstance(failure.__cause__, SCHEMA_CHANGED)
                 is_last = connection is None or is_used_up or now() + pause >= deadline
                 if is_last or not _may_repeat(statement, failure):
                     if may_be_done and not failure.outcome_unknown:

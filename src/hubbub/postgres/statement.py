@@ -62,10 +62,10 @@ def not_supported(what: str) -> Unavailable:
     return Unavailable("postgresql", reason, retryable=False)
 
 
-FILE: Final = Path(__file__).with_name("functions.sql")
+FUNCTIONS_FILE: Final = Path(__file__).with_name("functions.sql")
 
-DIGITS: Final = 8
-"""Of the digest, in the name."""
+DIGEST_DIGITS: Final = 8
+"""Hexadecimal digits of the digest at the end of the name of a function. A name is of 63 characters at most."""
 
 _DEFINITION: Final = re.compile(
     r"^CREATE OR REPLACE FUNCTION (?P<name>hubbub_\w+)(?P<rest>\(.*?^\$\$);$", re.DOTALL | re.MULTILINE
@@ -84,8 +84,8 @@ class Function(NamedTuple):
 def functions() -> dict[str, Function]:
     """All functions, by the names that statements call them by."""
     found: dict[str, Function] = {}
-    for made in _DEFINITION.finditer(FILE.read_text(encoding="utf-8")):
-        digest = sha256(made["rest"].encode()).hexdigest()[:DIGITS]
+    for made in _DEFINITION.finditer(FUNCTIONS_FILE.read_text(encoding="utf-8")):
+        digest = sha256(made["rest"].encode()).hexdigest()[:DIGEST_DIGITS]
         found[made["name"]] = Function(f"{made['name']}_{digest}", made["rest"])
     return found
 

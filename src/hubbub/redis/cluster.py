@@ -343,7 +343,7 @@ def _named_in(refusal: ReplyError, asked: str) -> Address:
 def gather_outcomes(
     sent: list[asyncio.Future[Reply]], loop: asyncio.AbstractEventLoop, *, writes: bool
 ) -> asyncio.Future[list[ReplyOrError]]:
-    """The outcomes of all. An error that is no reply is that of all together."""
+    """The outcomes of all, in their order. Without a reply to one, its error is that of the whole."""
     together: asyncio.Future[list[ReplyOrError]] = loop.create_future()
     left = len(sent)
 

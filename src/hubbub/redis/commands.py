@@ -265,7 +265,7 @@ class Connection(Reconnector[CommandProtocol]):
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
         protocol = self._protocol
         is_due = self._flush.is_due
-        # The thread is compared once per write: in another thread there is hardly ever one to come.
+        # The thread is compared once per write. A call in another thread hardly ever finds a write scheduled.
         if self._loop is not None and (not loop.is_running() or (not is_due and get_ident() != self._thread)):
             call.fail(wrong_event_loop())
             return

@@ -187,13 +187,13 @@ class ClusterConnector(Connector):
         self._address = self._seeds[0]
 
     async def connect(self, client_name: str) -> Opened:
-        opened = await self._dial_next(client_name)
+        opened = await self._connect_to_next(client_name)
         if self._has_learned:
             return opened
         self._has_learned = True
         first = self._address
         try:
-            another = await self._dial_next(client_name)
+            another = await self._connect_to_next(client_name)
         except Unavailable:  # the first node serves as well
             self._address = first
             return opened
@@ -208,12 +208,12 @@ class ClusterConnector(Connector):
             self._until_gone(self._address), name="hubbub: watching the nodes of the cluster"
         )
 
-    async def _dial_next(self, client_name: str) -> Opened:
+    async def _connect_to_next(self, client_name: str) -> Opened:
         self._address = self._nodes.pop(0)
         self._nodes.append(self._address)
-        return await self._dial(self._address, client_name)
+        return await self._connect_to(self._address, client_name)
 
-    async def _dial(self, address: Address, client_name: str) -> Opened:
+    async def _connect_to(self, address: Address, client_name: str) -> Opened:
         async def greet(handshake: Handshake) -> None:
             _check_mode(handshake, self._settings, address)
             self._learn(shards_in(await handshake.ask("CLUSTER", "SLOTS"), address.host))
@@ -226,7 +226,7 @@ class ClusterConnector(Connector):
             others = [node for node in self._nodes if node != address]
             with suppress(Unavailable):
                 for asked in random.sample(others, min(len(others), 1)):
-                    transport, _ = await self._dial(asked, "hubbub-redis-watch")
+                    transport, _ = await self._connect_to(asked, "hubbub-redis-watch")
                     transport.abort()
                     if address not in self._known:
                         return f"{asked} does not know {address} as a node of the cluster"

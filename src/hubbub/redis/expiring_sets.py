@@ -17,6 +17,10 @@ from hubbub.redis.replies import Part, Reply, ReplyError, as_bytes_list, as_int,
 
 T = TypeVar("T")
 
+IDLE_SWEEP_SECONDS: Final = 3.0
+"""The pause between sweeps while a set is empty. With both services and the PING of the subscriptions, an idle
+process sends less than a command per second."""
+
 BUCKETS: Final = 16
 """A constant, not a setting, because all processes have to use the same keys."""
 

@@ -1,4 +1,4 @@
-"""Reading state: a watermark per member, and receipts per message in small rooms."""
+"""Reading state: a read mark per member, and receipts per message in small rooms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hubbub.sql import (
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
-rooms that would be members x messages rows, and the watermarks alone tell which members have read a message."""
+rooms that would be members x messages rows, and the read marks alone tell which members have read a message."""
 
 MAX_RECEIPTS_PER_CALL: Final = 1_000
 """A member with more unread messages gets receipts for the newest of them. 100,000 rows would take longer than the
@@ -39,10 +39,10 @@ MARKS_PER_STATEMENT: Final = 50
 
 SEQS_PER_STEP: Final = 2_000
 """Each may be a message with a receipt, whose deletion `mark_unread` commits together with the step of the
-watermark."""
+read mark."""
 
 
-class Watermark(NamedTuple):
+class MarkedRow(NamedTuple):
     """How far a member has read, whether the call has moved that, and whether the room shows it to the others."""
 
     room_id: UUID
@@ -71,7 +71,7 @@ class ReadReceipts(Repository, Renamed):
                     )
                 )"""
 
-    # last_read_message_id follows the watermark.
+    # last_read_message_id follows the read mark.
     _MOVED = """moved AS (
             UPDATE room_users
             SET last_read_seq = target.new_seq,
@@ -89,7 +89,7 @@ class ReadReceipts(Repository, Renamed):
                 AND target.new_seq {than} target.old_seq
         )"""
 
-    # One statement, however much is unread. The memberships are locked first, so that a watermark only moves
+    # One statement, however much is unread. The memberships are locked first, so that a read mark only moves
     # forward when two devices report at the same time.
     _MARK = f"""
         WITH member AS MATERIALIZED ({{member}}
@@ -130,7 +130,7 @@ class ReadReceipts(Repository, Renamed):
     """
     _MARK_READ = Statement(
         "read_receipts.mark_read",
-        Watermark,
+        MarkedRow,
         _MARK.format(
             member=f"""
             SELECT room_id, user_id, last_read_seq, $3::bigint AS up_to
@@ -150,7 +150,7 @@ class ReadReceipts(Repository, Renamed):
     )
     _MARK_MANY = Statement(
         "read_receipts.mark_many",
-        Watermark,
+        MarkedRow,
         _MARK.format(
             member=f"""
             SELECT room_users.room_id, room_users.user_id, room_users.last_read_seq, requested.up_to
@@ -168,9 +168,9 @@ class ReadReceipts(Repository, Renamed):
     )
 
     async def mark_read(self, room_id: UUID, user_id: UUID, *, up_to: int) -> int:
-        """Mark all up to and including the seq `up_to` as read. Returns the watermark.
+        """Mark all up to and including the seq `up_to` as read. Returns the read mark.
 
-        The watermark never moves back: an older `up_to` from a second device changes nothing. One beyond the head
+        The read mark never moves back: an older `up_to` from a second device changes nothing. One beyond the head
         of the log counts as the head. Where the room stores receipts, this stores those of the newest 1,000
         messages.
 
@@ -193,17 +193,17 @@ class ReadReceipts(Repository, Renamed):
             marked = await self._executor.fetch_all(
                 self._MARK_MANY, rooms, users, up_to, lock_wait, deadline=deadline
             )
-        watermarks = {(mark.room_id, mark.user_id): self._reported(mark) for mark in marked}
-        self._note_locked(watermarks)
-        return [watermarks[key] if key in watermarks else NotAMember(*key) for key in keys]
+        moved = {(mark.room_id, mark.user_id): self._reported(mark) for mark in marked}
+        self._note_locked(moved)
+        return [moved[key] if key in moved else NotAMember(*key) for key in keys]
 
-    def _reported(self, watermark: Watermark, *, is_back: bool = False) -> int:
-        room_id, user_id, last_read_seq, has_moved, is_shown = watermark
+    def _reported(self, row: MarkedRow, *, is_back: bool = False) -> int:
+        room_id, user_id, last_read_seq, has_moved, is_shown = row
         if has_moved:
             self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown, is_back))
         return last_read_seq
 
-    # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
+    # The newest messages first: the read mark of each step is right by itself, with no receipt above it. So a call
     # that is cut leaves nothing to finish. A step ends at a message, so that one over a long part of the log
     # without messages is one step.
     #
@@ -211,7 +211,7 @@ class ReadReceipts(Repository, Renamed):
     # step whose `member` is not that of the snapshot changes nothing, and is run again.
     _MARK_UNREAD = in_steps(
         "read_receipts.mark_unread",
-        Watermark,
+        MarkedRow,
         f"""
         WITH member AS MATERIALIZED (
             SELECT
@@ -279,24 +279,24 @@ class ReadReceipts(Repository, Renamed):
     async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
         """Mark all from the seq `from_seq` (1 or higher) on as unread, and delete its receipts.
 
-        Returns the watermark. Only this call moves it back. Beyond 2,000 messages it moves back in steps, each of
+        Returns the read mark. Only this call moves it back. Beyond 2,000 messages it moves back in steps, each of
         them committed. After `Unavailable` it may be between the two, and the same call moves it on.
 
         Raises: NotAMember.
         """
         from_seq = inputs.seq("from_seq", from_seq, least=1)
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        deadline, watermark = self._executor.deadline(), from_seq
+        deadline, read_seq = self._executor.deadline(), from_seq
         await self._check_not_locked((room_id, user_id))
         # A mark that comes later would undo this.
         await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
-        while watermark >= from_seq:
+        while read_seq >= from_seq:
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
             )
-            watermark = self._reported(require(found, NotAMember, room_id, user_id), is_back=True)
+            read_seq = self._reported(require(found, NotAMember, room_id, user_id), is_back=True)
             self._executor.note_locked((room_id, user_id))
-        return watermark
+        return read_seq
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])
     _READERS_SQL = f"""
@@ -419,7 +419,7 @@ class ReadReceipts(Repository, Renamed):
     async def unread_counts(self, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
         """How many messages are unread in each room of the user, in one query.
 
-        Counts messages of other users after the watermark that are not deleted, up to `cap` (1 to 1,000), among
+        Counts messages of other users after the read mark that are not deleted, up to `cap` (1 to 1,000), among
         the newest 5,000 of the room.
         """
         cap = inputs.limit(cap, longest=1_000, field="cap")

@@ -85,7 +85,7 @@ class _State(NamedTuple):
     member: RoomUser | None
 
     def check_may(self, action: str, *roles: Role) -> None:
-        """Check that the user may by now do what members with these roles may. Raises: NotAMember, Forbidden."""
+        """Check that the user has one of these roles, as of now. Raises: NotAMember, Forbidden."""
         if self.member is None:
             raise NotAMember(*self.key)
         if self.is_direct:
@@ -123,8 +123,8 @@ def _actor(user_id: str, lock_wait: str) -> str:
         )"""
 
 
-# Two admins are locked, in an order, so that of two calls the second finds what the first has left. The statements
-# for members leave admins out, and need not look for others.
+# Two admins are locked, always in the same order, so that the second of two concurrent calls sees the result of
+# the first. The statements for members leave admins out, and need not look for others.
 _ADMINS: Final = f"""admins AS MATERIALIZED (
             SELECT user_id
             FROM room_users
@@ -666,7 +666,7 @@ class RoomUsers(Repository):
     async def set_role(
         self, room_id: UUID, user_id: UUID, role: Role | str, *, as_user: UUID | None = None
     ) -> RoomUser:
-        """Give the member a role. The one that it has changes nothing. With `as_user`, only admins may.
+        """Give the member a role. If the member has it already, nothing changes. With `as_user`, only admins may.
 
         Raises: NotAMember, Invalid (the last admin stays admin, also of two that change each other at once), and
         with `as_user` Forbidden, also instead of Invalid.

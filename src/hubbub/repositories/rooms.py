@@ -48,7 +48,7 @@ MAX_LIST_LENGTH: Final = 1_000
 PREVIEW_AMONG: Final = 200
 """How many of its newest messages are searched for one that is not deleted."""
 
-ATTEMPTS: Final = 3
+UPDATE_ATTEMPTS: Final = 3
 """How often a deletion that a deadlock has ended is tried, as the pool does where it is one statement."""
 
 DIRECT_NAME: Final = "direct"
@@ -78,7 +78,7 @@ def direct_id(key: bytes) -> UUID:
 
 
 class Rooms(Repository):
-    """Rooms. Creating, joining and renaming one are entries of its log, each with a seq.
+    """Rooms. The creation of a room and each change of it are entries of its log, each with a seq.
 
     With `as_user` a call is checked: members see a room, and all users a public one. Admins change and delete it.
     """
@@ -326,7 +326,7 @@ class Rooms(Repository):
     async def _delete_distributed(
         self, room_id: UUID, *, may_hide: bool, viewer: UUID | None, deadline: float
     ) -> bool | None:
-        attempts_left = 1 if isinstance(self._executor, OpenTransaction) else ATTEMPTS
+        attempts_left = 1 if isinstance(self._executor, OpenTransaction) else UPDATE_ATTEMPTS
         while True:
             attempts_left -= 1
             try:

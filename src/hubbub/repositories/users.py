@@ -200,8 +200,8 @@ class Users(Repository):
     ) -> User:
         """The account of another system's user. If there is none, it is created, by the same statement.
 
-        `external_id` is the id there, in any form of up to 255 characters: `42`, `google-oauth2|1`, a UUID. All of
-        several calls at once return the one account. An account that exists is returned as it is, because its
+        `external_id` is the id there, in any form of up to 255 characters: `42`, `google-oauth2|1`, a UUID.
+        Concurrent calls return the same account. An account that exists is returned as it is, because its
         owner may have changed it since (`update_profile`). No password matches the account until one is set.
 
         Raises: Conflict (the email or username is taken by another account, which has no or another external_id).
@@ -337,7 +337,7 @@ class Users(Repository):
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
-        """The id and password hash of the account with this email or username, or None also if it has no password.
+        """The id and password hash of the account with this email or username. None without either.
 
         A login with an @ is an email, because a username has none.
         """
@@ -446,7 +446,7 @@ class Users(Repository):
     async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
         """Replace the hash with another one of the same password, unless the password was changed meanwhile.
 
-        Nothing is done either while a transaction of the same task has changed the account.
+        It also does nothing while a transaction of the same task has changed the account.
         """
         password_hash, instead_of = _hash("password_hash", password_hash), _hash("instead_of", instead_of)
         user_id = inputs.uuid("user_id", user_id)
@@ -479,8 +479,8 @@ class Users(Repository):
             raise NotFound("user", user_id)
         self._changed(UserChanged(user_id))
 
-    # Rows are locked in the order of their ids, so that two processes with users in common cannot lock each other
-    # out. A row with that status already is not written, so last_seen is the time of the change.
+    # Rows are locked in the order of their ids, so that two processes with users in common cannot deadlock. A
+    # row with that status already is not written, so last_seen is the time of the change.
     _SET_ONLINE_MANY = Statement(
         "users.set_online_many",
         User,

@@ -29,7 +29,7 @@ KNOWN_SECONDS: Final = 30 * 86_400
 """How long the network of a login that succeeded is remembered: longer than most users stay away."""
 
 KNOWN_WITHIN_SECONDS: Final = 0.5
-"""How long a login waits for Redis to know its network, as for the limits."""
+"""How long a login waits for Redis to report whether its network is known, as for the limits."""
 
 READS_SECONDS: Final = 1.0
 """The time before the deadline of a login that is left for the reads after the renewal of a hash."""

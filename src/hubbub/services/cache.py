@@ -47,10 +47,11 @@ TTL_SECONDS: Final = 60.0
 JITTER: Final = 0.2
 """Spreads the ends of entries that were stored together over 20 % of the time to live, either way."""
 
-LEASE_SECONDS: Final = 3.0
+ENTRY_LEASE_SECONDS: Final = 3.0
 """Bounds how long an entry is not cached after the death of the process that was reading it."""
 
 PAGE_LENGTH: Final = 50
+"""The default `limit` of `messages.page`. Pages of other lengths are read from PostgreSQL."""
 
 CACHE_DEADLINE_SECONDS: Final = 0.1
 """How long a read waits for Redis before it goes to PostgreSQL. A reply takes a hundredth of it."""
@@ -59,10 +60,13 @@ BACKOFF_SECONDS: Final = 1.0
 """How long Redis is not asked after it failed or was too slow. Else each read would wait for the deadline."""
 
 DELETION_DEADLINE_SECONDS: Final = 1.0
-"""How long a deletion waits for Redis. It bounds `Cache.close`."""
+"""How long a batch of deletions waits for Redis."""
 
 DELETION_RETRY_SECONDS: Final = 0.25
+"""The pause after a deletion that failed, so that a Redis that is down costs four attempts a second."""
+
 DELETIONS_PER_BATCH: Final = 1_000
+"""Bounds the step in which their replies are read: some milliseconds."""
 
 MAX_OUT_OF_DATE: Final = 50_000
 """Bounds the keys that wait until Redis is back: about 10 MB."""
@@ -109,8 +113,8 @@ class Cache:
 
     **Without Redis** everything is read from PostgreSQL, and no call raises because of it. Deletions that Redis
     has not acknowledged are repeated until it has. Until then this process does not use those entries. Others may,
-    for as long as an entry lives. After a Redis that was slower than `deadline_seconds`, a second passes
-    without asking it.
+    for as long as an entry lives. After Redis was slower than `deadline_seconds`, it is not asked
+    for a second.
     """
 
     def __init__(
@@ -137,7 +141,7 @@ class Cache:
         self._pages = Kind(f"cache:{LAYOUT}:page:", load_page, bytes, _check_page)
         self.counts = Counts()
         self._invalidations = Invalidations(
-            connection, self.counts, max_life_seconds=LEASE_SECONDS + self._max_ttl_seconds
+            connection, self.counts, max_life_seconds=ENTRY_LEASE_SECONDS + self._max_ttl_seconds
         )
         self._unusable_until = 0.0
         # A fill can be shared by its key until it has its lease, which is before it reads. Then by its lease.
@@ -193,7 +197,9 @@ class Cache:
             self._invalidations.add(self._pages.key(room_id))
 
     async def _close(self) -> None:
-        """Wait for the reads in progress, and at most a second for Redis to acknowledge deletions. Idempotent.
+        """Wait for the reads in progress, and for Redis to acknowledge deletions. Idempotent.
+
+        The first 1,000 deletions that take longer than a second end the wait.
 
         The connection and the pool have to be closed after it.
         """
@@ -278,7 +284,7 @@ return false
                 found = await self._LEASE(
                     self._connection,
                     keys=(key,),
-                    args=(lease, round(LEASE_SECONDS * 1000)),
+                    args=(lease, round(ENTRY_LEASE_SECONDS * 1000)),
                     deadline_seconds=self._deadline_seconds,
                 )
         except Unavailable:
@@ -395,7 +401,10 @@ class Invalidations:
             self._next_batch.request()
 
     async def close(self) -> None:
-        """Send the remaining keys, and wait up to a second. An entry without acknowledgement ends by itself."""
+        """Send the remaining keys, and wait for each batch up to a second. The first that fails is the last.
+
+        An entry without acknowledgement ends by itself.
+        """
         self._closed = True
         self._retry.cancel()
         self._send()

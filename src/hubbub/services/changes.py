@@ -48,10 +48,11 @@ PARTS: Final = 16
 """The most workers of a consumer that have work at a time. The indexes of the feed are made for this number."""
 ENTRIES_PER_READ: Final = 100
 """A worker stores its position after this many entries, and repeats at most these after a crash."""
-LEASE_SECONDS: Final = 10.0
-MAX_RENEWAL_SECONDS: Final = LEASE_SECONDS / 4
+PART_LEASE_SECONDS: Final = 10.0
+"""How long after the death of a worker another one takes over its part of the rooms."""
+MAX_RENEWAL_SECONDS: Final = PART_LEASE_SECONDS / 4
 """Leases are renewed at least this often, however long they are. Another worker, which does not know their length,
-may shorten them to `LEASE_SECONDS`."""
+may shorten them to `PART_LEASE_SECONDS`."""
 FIRST_PAUSE_SECONDS: Final = 0.01
 """An entry that was announced is ready once older transactions have ended, usually within milliseconds. Each pause
 is twice as long as the one before, up to a heartbeat."""
@@ -263,7 +264,7 @@ class PartLease(NamedTuple):
     position: FeedPosition
 
 
-_LONGEST: Final = f"GREATEST($3::double precision, {LEASE_SECONDS}) * interval '1 second'"
+_LONGEST: Final = f"GREATEST($3::double precision, {PART_LEASE_SECONDS}) * interval '1 second'"
 
 _OF_CONSUMER: Final = ("consumer.transaction_id", "consumer.room_id", "consumer.seq")
 
@@ -420,7 +421,7 @@ class Changes:
             feed.close()
 
     def follow(
-        self, *, consumer: str | None = None, after: str | None = None, lease_seconds: float = LEASE_SECONDS
+        self, *, consumer: str | None = None, after: str | None = None, lease_seconds: float = PART_LEASE_SECONDS
     ) -> ChangeFeed:
         """The entries of the logs of all rooms, for push notifications, bots, search indexes and webhooks.
 
@@ -460,7 +461,10 @@ class Changes:
         return read.key.encode()
 
     async def forget(self, consumer: str) -> None:
-        """Delete the positions of a consumer, if there are any. Its workers start again from the beginning."""
+        """Delete the positions of a consumer, if there are any.
+
+        Its open feeds get no more events. The next feed that is entered begins at its `after`.
+        """
         await self._executor.execute(_FORGET, inputs.text("consumer", consumer, longest=100))
 
     def _check_not_distributed(self) -> None:

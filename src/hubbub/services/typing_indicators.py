@@ -30,7 +30,16 @@ from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
 from hubbub.redis.commands import results
-from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, by_bucket, find_due, is_any_left, log_refusal
+from hubbub.redis.expiring_sets import (
+    BUCKETS,
+    IDLE_SWEEP_SECONDS,
+    Due,
+    bucket_of,
+    by_bucket,
+    find_due,
+    is_any_left,
+    log_refusal,
+)
 from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
 from hubbub.renamed import Renamed
 from hubbub.scheduling import take
@@ -44,9 +53,6 @@ KEEP_MS: Final = 3600 * 1000
 
 ROOMS_PER_SCRIPT: Final = 100
 """Bounds one script of `Expiry`, during which Redis serves no other client."""
-
-IDLE_SECONDS: Final = 3.0
-"""The pause between two searches for expired typing while no user is typing."""
 
 MAX_QUEUED: Final = 10_000
 """Bounds the stops in a `StopQueue`, and the users who stop everywhere. Further ones are dropped, and expire."""
@@ -291,7 +297,7 @@ class Expiry:
             with ReportErrors("expiring typing"):
                 await self._expire(bucket, due)
         if not is_any_left(found):
-            return max(self._every_seconds, min(self._ttl_ms / 1000, IDLE_SECONDS))
+            return max(self._every_seconds, min(self._ttl_ms / 1000, IDLE_SWEEP_SECONDS))
         return jittered(self._every_seconds)
 
     async def _expire(self, bucket: int, found: Due | ReplyError | Unavailable) -> None:

@@ -54,7 +54,7 @@ def console(
     allow_changes: bool = False,
     may: Callable[[Request], Awaitable[bool] | bool] | None = None,
 ) -> ASGIApp:
-    """An ASGI application with a live page for operators: `app.mount("/console", console(authorize=is_admin))`.
+    """An ASGI application with live figures for operators: `app.mount("/console", console(authorize=is_admin))`.
 
     `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application.
     `authorize(request)` returns whether a request comes from an operator, and may be a coroutine function. It is
@@ -70,6 +70,6 @@ def console(
     authorize = renamed_argument(authorize, may, "may=", "authorize=")
     if authorize is None:
         raise Invalid(
-            "authorize", "must tell who is an operator: without it the console would be open to everybody"
+            "authorize", "is required: it decides which users are operators. Without it all would have access"
         )
     return Console(hub, authorize=authorize, allow_changes=allow_changes)

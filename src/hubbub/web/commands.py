@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from hubbub import inputs
 from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import (
     Message,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 Handler = Callable[["Call", Any], Awaitable[object]]
 
 MAX_SEARCH_LENGTH: Final = 100
+"""No name that can be found is longer."""
 ANSWER_BYTES: Final = 512 * 1024
 """An answer with more than one item is not larger. 16 answers may wait for a client that does not read."""
 WATCHED_MEMBERS: Final = 200
@@ -63,7 +65,7 @@ class Command:
     """A command with a name: the type of its frame, and the handler that does it."""
 
     def __init__(self, handler: Handler, name: str | None = None) -> None:
-        """Without a name, it is called as the tag of its frame. Raises: TypeError."""
+        """`name` is the tag of its frame by default. Raises: TypeError."""
         self.frame = _frame_of(handler)
         self.name = str(self.frame.__struct_config__.tag) if name is None else name
         self.call = handler
@@ -238,7 +240,7 @@ class Users(frames.Frame, frozen=True, tag="users"):
     """The users with these ids, or those whose name begins with the prefix."""
 
     prefix: Annotated[str, Meta(max_length=MAX_SEARCH_LENGTH)] | None = None
-    user_ids: Annotated[list[UUID], Meta(max_length=200)] | None = None
+    user_ids: Annotated[list[UUID], Meta(max_length=inputs.PAGE_LIMIT)] | None = None
     limit: int = 20
 
 

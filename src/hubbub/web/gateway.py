@@ -38,6 +38,10 @@ BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands
 
 ENDING_SECONDS: Final = 1.0
 """How often the gateway looks whether its server is about to end. Open streams keep it from ending until then."""
+PING_SECONDS: Final = 25
+"""Proxies close connections that are silent for a minute, and some sooner. Each ping costs a client a wake-up."""
+SPREAD_SECONDS: Final = 15
+"""Spreads the logins of 2,000 clients, which take about two seconds of a processor (docs/performance.md)."""
 SWEEP_SECONDS: Final = 5.0
 """How often connections are looked at, in one step of the event loop: 1 ms for 5,000."""
 USERS_PER_CALL: Final = 1_000
@@ -63,9 +67,11 @@ class Gateway:
     `authorize(call, command, frame)` returns whether the user may run the command with this name, in addition to
     the rules of hubbub. Each of `before_send(call, frame)` returns the frame to send: the same or a changed one.
     It refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. All of these may be coroutine
-    functions. `who` and `may` are the former names of `authenticate` and `authorize`.
+    functions. `limits` bounds what one client may send and hold. A connection on which nothing was sent for
+    `ping_seconds` gets a ping. When the server ends, clients reconnect after a random time of up to
+    `spread_seconds`. `who` and `may` are the former names of `authenticate` and `authorize`.
 
-    Raises: Invalid.
+    Raises: Invalid (a secret that is too short, `limits`, or seconds that are out of range).
     """
 
     def __init__(
@@ -79,8 +85,8 @@ class Gateway:
         authorize: Authorize | None = None,
         before_send: Iterable[BeforeSend] = (),
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
-        ping_seconds: float = 25,
-        spread_seconds: float = 15,
+        ping_seconds: float = PING_SECONDS,
+        spread_seconds: float = SPREAD_SECONDS,
         who: Authenticate | None = None,
         may: Authorize | None = None,
     ) -> None:

@@ -48,7 +48,7 @@ READS: Final = {
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 COMMENT_SECONDS: Final = 15.0
-"""How often a silent stream has a comment. Proxies cut lines that are silent for longer."""
+"""How often a silent stream has a comment. Proxies close connections that are silent for longer."""
 MAX_ROOMS_IN_ID: Final = 100
 """An id is sent back in a header, of which proxies take 4 to 8 KB. One of 100 rooms has 5 KB."""
 RETRY_SECONDS: Final = (1.0, 5.0)

@@ -46,7 +46,10 @@ _ANSWERS: Final[dict[type[HubbubError], tuple[int, str]]] = {
 
 
 class Refused(HTTPException):
-    """The request has no valid session (401), or a cookie that another site may have sent (403)."""
+    """A request that is refused before a command runs, with its status: 401 without a valid session, for example.
+
+    `detail` has the reason.
+    """
 
 
 class Problem(Value, frozen=True, omit_defaults=True):

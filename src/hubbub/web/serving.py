@@ -32,7 +32,7 @@ except ImportError as error:
 PING_SECONDS: Final = 60.0
 PONG_SECONDS: Final = 20.0
 """A client that is silent is noticed within the sum of the two. A ping costs more than a frame, so it is rare."""
-GRACE_SECONDS: Final = 5
+SHUTDOWN_SECONDS: Final = 5
 """How long requests in progress may take at the end."""
 TCP_USER_TIMEOUT_SECONDS: Final = 40
 """How long a client may read nothing of what was written. The gateway cuts a connection earlier, after 30."""
@@ -191,7 +191,7 @@ async def run(
         lifespan="off",
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         **options,
     )
     await Server(config, on_start, gateway).serve(sockets=[listening])

@@ -30,6 +30,7 @@ F = TypeVar("F", bound=frames.Frame)
 LAST_FRAME: Final = "hubbub.last_frame"
 """An extension of ASGI: a callable that gets the frame to send before a server that ends closes the connection."""
 HELLO_SECONDS: Final = 10.0
+"""How long a connection may be open without a `hello`. A client has its token before it connects."""
 MAX_ROOMS: Final = 10_000
 """Positions of one client: as many as `hub.follow` takes."""
 MAX_FRAMES: Final = 200
@@ -94,7 +95,7 @@ class Sockets:
             raise _Refused(4400) from error
         hub = self._gateway.hub_of(request)
         identity, code = None, 4500
-        with ReportErrors("finding out who a client is"):
+        with ReportErrors("identifying a client"):
             try:
                 found = await self._gateway.identify(request, hello.token)
                 if found is None:

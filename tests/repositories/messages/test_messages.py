@@ -287,7 +287,7 @@ async def test_page_does_not_shift_while_messages_arrive(hub: Hub, ada: User, ro
     assert older.items + page.items == messages
 
 
-async def test_page_after_the_watermark_starts_at_the_first_unread(
+async def test_page_after_the_read_mark_starts_at_the_first_unread(
     hub: Hub, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)

@@ -44,7 +44,7 @@ STAY: Final = range(10, 200)
 PAGES_BACK: Final = (0, 0, 0, 0, 10)
 """The number of pages that a user reads back in a long log. The checks at the end read all of it."""
 
-ATTEMPTS: Final = (*[(1,)] * 8, (2,), (1, 1))
+SENDS_OF_A_MESSAGE: Final = (*[(1,)] * 8, (2,), (1, 1))
 """How often a message is sent: mostly once, sometimes twice at once, or again as if the answer was lost."""
 
 SENTENCES: Final = ("hello", "مرحبا", "any news?", "works here 👩🏽‍🚀", "naïve question: é or é?", "two\nlines")
@@ -147,7 +147,7 @@ class Talker:
         await self._read(room.id)
         for _ in range(self.random.choice((0, 1, 2))):
             id, content, sent = uuid7(), self.random.choice(SENTENCES), list[Message]()
-            for at_once in self.random.choice(ATTEMPTS):
+            for at_once in self.random.choice(SENDS_OF_A_MESSAGE):
                 sent += await gather_or_cancel(self._send(room.id, self.id, content, id) for _ in range(at_once))
             if len(sent) > 1:
                 self.section.expect("a retry returns the same message", "results", sent, sent[:1] * len(sent))

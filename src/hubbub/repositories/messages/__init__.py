@@ -450,7 +450,7 @@ class Messages(Repository):
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
         deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
-        reading = await self._read_room(
+        log_slice = await self._read_room(
             room_id,
             after.seq,
             lambda executor, least, deadline: self._logs.read_on_replica(
@@ -459,13 +459,13 @@ class Messages(Repository):
             lambda: self._logs.read(room_id, after, limit, viewer=viewer, deadline=deadline),
             deadline,
         )
-        if reading.is_rewound:
+        if log_slice.is_rewound:
             self._changed(RoomRewound(room_id))
             head = (await self._logs.head(room_id, viewer=viewer, deadline=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
-        events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
-        going_on = reading.next_position.encode(room_id) if reading.next_position.seq else None
-        return LogPage(room_id, events, going_on, has_more=reading.complete_up_to < reading.last_seq)
+        events: list[LogEvent | Resync] = [entry.event for entry in log_slice.entries]
+        going_on = log_slice.next_position.encode(room_id) if log_slice.next_position.seq else None
+        return LogPage(room_id, events, going_on, has_more=log_slice.complete_up_to < log_slice.last_seq)
 
     async def _read_room(
         self,

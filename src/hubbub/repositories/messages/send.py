@@ -28,7 +28,7 @@ MAX_DRAFTS: Final = 10_000
 """Bounds the time for which one call locks its room: about a second on a busy machine of 2 cores."""
 MESSAGES_PER_STATEMENT: Final = 500
 """A larger batch gains nothing (docs/decisions.md)."""
-BYTES_PER_STATEMENT: Final = 1024 * 1024
+CHARACTERS_PER_STATEMENT: Final = 1024 * 1024
 """Characters of content and metadata in a batch, whose encoding is one step of the event loop. The longest
 messages take four bytes per character, and 500 of them would be 44 MB."""
 
@@ -97,7 +97,7 @@ def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     """The drafts in parts of one statement each."""
     first = size = 0
     for number, draft in enumerate(drafts):
-        if number - first == MESSAGES_PER_STATEMENT or (size and size + size_of(draft) > BYTES_PER_STATEMENT):
+        if number - first == MESSAGES_PER_STATEMENT or (size and size + size_of(draft) > CHARACTERS_PER_STATEMENT):
             yield drafts[first:number]
             first, size = number, 0
         size += size_of(draft)
@@ -290,7 +290,7 @@ async def why_not_sent(executor: Executor, drafts: Sequence[Draft], *, deadline:
 # $9 has the rooms, $10 how many messages each gets. A draft has the ordinal of its room in $9 ($2), and its own
 # ordinal among the messages of that room ($3): its seq is the old head of the room plus the latter. Memberships
 # and the messages that are replied to ($11, in the rooms $12) are checked first. Rooms are locked in the order of
-# their ids, so that two writers with rooms in common cannot lock each other out. $13 is how long to wait for each
+# their ids, so that two writers with rooms in common cannot deadlock. $13 is how long to wait for each
 # lock, NULL without a limit.
 #
 # Old heads are looked up in an array and not joined: a generic plan expects ten rows of an unnest, and joins 500

@@ -39,7 +39,7 @@ from hubbub.instrumentation import LatencyHistogram
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import (
-    BYTES_PER_STATEMENT,
+    CHARACTERS_PER_STATEMENT,
     MESSAGES_PER_STATEMENT,
     Draft,
     SendOutcomes,
@@ -193,7 +193,7 @@ class IndependentSends:
         if not drafts:
             return []
         try:
-            if len(drafts) > 1 and sum(map(size_of, drafts)) > BYTES_PER_STATEMENT:
+            if len(drafts) > 1 and sum(map(size_of, drafts)) > CHARACTERS_PER_STATEMENT:
                 return await self._by_halves(drafts, deadline)
             if check_ids_first:
                 return await self._without(await self._find_earlier(drafts, deadline), drafts, deadline)

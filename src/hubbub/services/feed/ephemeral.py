@@ -39,8 +39,9 @@ logger = logging.getLogger("hubbub.feed")
 
 PRESENCE_USERS_PER_STATEMENT: Final = 20
 """Changes of presence whose rooms are read in one statement. Each user may be in a thousand rooms."""
-MAX_WAITING: Final = 10_000
-"""Users whose presence has changed and whose rooms are still to be read. Changes of more users are dropped."""
+MAX_PENDING_CHANGES: Final = 10_000
+"""Users whose presence or profile has changed, and read marks that moved, that wait to be delivered: this many of
+each. Instead of more, the followers get a `Missed`."""
 
 
 class EphemeralEvents:
@@ -149,7 +150,7 @@ class EphemeralEvents:
             self._take_change(event)
 
     def _take_change(self, event: UserChange) -> None:
-        if len(self._changes) >= MAX_WAITING and event.user_id not in self._changes:
+        if len(self._changes) >= MAX_PENDING_CHANGES and event.user_id not in self._changes:
             self.miss_all()
             return
         self._changes.setdefault(event.user_id, {})[type(event)] = event
@@ -158,7 +159,7 @@ class EphemeralEvents:
     def _take_mark(self, change: ReadMarkMoved) -> None:
         if not self._inboxes:
             return
-        if len(self._marks) >= MAX_WAITING:
+        if len(self._marks) >= MAX_PENDING_CHANGES:
             self.miss_all()
             return
         self._marks[change.room_id, change.user_id] = change

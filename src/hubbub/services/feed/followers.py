@@ -76,7 +76,7 @@ HEADS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads a follower that enters reads in one statement."""
 DIGESTS_PER_STATEMENT: Final = 1_000
 """Users whose rooms are compared by digest in one statement. It bounds the work of a heartbeat."""
-USERS_PER_STATEMENT: Final = 100
+CHANGED_USERS_PER_STATEMENT: Final = 100
 """Users whose rooms are read again in one statement. After it the heads of rooms have their turn, so that a mass
 join does not hold them up."""
 POSITIONS_PER_STATEMENT: Final = 2_000
@@ -204,6 +204,8 @@ class Follower:
 
     def watch(self, room_ids: Iterable[UUID]) -> None:
         """From now on the presence of the members of these rooms, and of no others, is wanted.
+
+        Outside of the `async with` block it does nothing.
 
         Raises: Invalid (not ids).
         """
@@ -446,7 +448,7 @@ class Followers:
         self._to_compare: dict[UUID, None] = {}  # users whose digests are compared next
         self._is_closed = False
         self._is_subscribed = False
-        """Whether announcements of memberships have come since some time."""
+        """Whether the subscription to announcements of memberships was confirmed once."""
         abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
@@ -678,7 +680,9 @@ class Followers:
             self._to_compare |= dict.fromkeys(next_in_turn(self._users, part))
 
     async def compare(self) -> None:
-        """Find users who are in other rooms than before, and follow them there; of many, the first.
+        """Find users who are in other rooms than before, and follow these rooms.
+
+        One call compares at most `DIGESTS_PER_STATEMENT` users.
 
         Raises: Unavailable.
         """
@@ -710,7 +714,7 @@ class Followers:
         """The next users in turn, at least one if there is one."""
         users: list[UUID] = []
         positions = 0
-        while self._changed and len(users) < USERS_PER_STATEMENT and positions < POSITIONS_PER_STATEMENT:
+        while self._changed and len(users) < CHANGED_USERS_PER_STATEMENT and positions < POSITIONS_PER_STATEMENT:
             user_id = next(iter(self._changed))
             del self._changed[user_id]
             users.append(user_id)

@@ -31,11 +31,12 @@ __all__ = ["Device", "Presence"]
 logger = logging.getLogger("hubbub.presence")
 
 MAX_DEVICE_LENGTH: Final = 100
+"""Room for the name of a browser and its system. Each lease in Redis has it."""
 
 USERS_PER_ROUND: Final = 500
 """Bounds one script of `is_online`, during which Redis serves no other client, and one step of the event loop."""
 
-USERS_PER_STATEMENT: Final = 500
+PRESENCE_ROWS_PER_STATEMENT: Final = 500
 """Users per statement: bounds the rows that one transaction locks."""
 
 COLUMN_RETRY_SECONDS: Final = 1.0
@@ -243,9 +244,6 @@ class Presence:
                     yield change
 
 
-logger = logging.getLogger("hubbub.presence")
-
-
 class PresenceColumn:
     """Writes presence to PostgreSQL for the users whose presence changed as far as this process has seen.
 
@@ -279,7 +277,9 @@ class PresenceColumn:
             if tried_at > now - self._every_seconds:
                 break
             del self._tried_at[user_id]
-        ready = list(islice((user for user in self._changed if user not in self._tried_at), USERS_PER_STATEMENT))
+        ready = list(
+            islice((user for user in self._changed if user not in self._tried_at), PRESENCE_ROWS_PER_STATEMENT)
+        )
         if not ready:
             return min((self._tried_at[user] + self._every_seconds for user in self._changed), default=inf) - now
         if not await self._write_batch(ready):
@@ -289,8 +289,8 @@ class PresenceColumn:
     async def _write_rest(self) -> None:
         """Write all that have changed, without waiting for their time, as far as the servers are available."""
         rest = list(self._changed)
-        for start in range(0, len(rest), USERS_PER_STATEMENT):
-            if not await self._write_batch(rest[start : start + USERS_PER_STATEMENT]):
+        for start in range(0, len(rest), PRESENCE_ROWS_PER_STATEMENT):
+            if not await self._write_batch(rest[start : start + PRESENCE_ROWS_PER_STATEMENT]):
                 break
 
     async def _write_batch(self, user_ids: Collection[UUID]) -> bool:

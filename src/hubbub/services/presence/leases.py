@@ -28,7 +28,15 @@ from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.models import Value
 from hubbub.redis import NOW, Connection, Part, ReplyError, Script
-from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, find_due, is_any_left, log_refusal
+from hubbub.redis.expiring_sets import (
+    BUCKETS,
+    IDLE_SWEEP_SECONDS,
+    Due,
+    bucket_of,
+    find_due,
+    is_any_left,
+    log_refusal,
+)
 from hubbub.redis.replies import as_ids
 from hubbub.scheduling import take
 
@@ -42,10 +50,6 @@ LEASES_PER_SCRIPT: Final = 200
 
 USERS_PER_SWEEP: Final = 500
 """Bounds a script that ends presence, as above. The rest is swept in the next round."""
-
-IDLE_SECONDS: Final = 3.0
-"""The pause between sweeps while no user is online. With those of typing and the PING of the subscriptions, an
-idle process sends less than a command per second."""
 
 LEASE_RETRY_SECONDS: Final = 0.25
 """The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
@@ -382,7 +386,7 @@ class Sweeper:
                     await self._sweep(bucket, due)
         self._is_idle = not is_any_left(found) and not self._holds_leases()
         if self._is_idle:
-            return max(self._every_seconds, min(2 * self._heartbeat_seconds, IDLE_SECONDS))
+            return max(self._every_seconds, min(2 * self._heartbeat_seconds, IDLE_SWEEP_SECONDS))
         return jittered(self._every_seconds)
 
     def _has_gone_ahead(self, bucket: int, offset: float) -> bool:

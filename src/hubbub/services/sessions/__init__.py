@@ -48,6 +48,7 @@ LIFE_SECONDS: Final = 86_400
 """SESSION_TTL of the original application: 24 hours."""
 
 MAX_LIFE_SECONDS: Final = 366 * 86_400
+"""A year. Redis takes no time without an end."""
 
 MAX_PER_USER: Final = 1_000
 """Bounds what `revoke_all` deletes in one script, during which Redis serves no other client."""
@@ -190,6 +191,8 @@ class SessionService(Renamed):
 
         Each lookup returns `session_data`: JSON of at most 4 KiB and 32 levels. Lists of sessions show the text
         in it under "device".
+
+        Raises: NotFound (with durable sessions: no such user).
         """
         user_id = inputs.uuid("user_id", user_id)
         data = _encoded("session_data", {} if session_data is None else session_data)

@@ -169,8 +169,8 @@ class Console:
         before = _seq(request.query_params.get("before"))
         end = room.last_seq if before is None else min(before - 1, room.last_seq)
         start = max(end - ENTRIES, 0)
-        reading = await Logs(hub._pool).read(room.id, Position(start, ANY_ENTRY), max(end - start, 1))
-        entries = [entry.event for entry in reading.entries if entry.event.seq <= end]
+        log_slice = await Logs(hub._pool).read(room.id, Position(start, ANY_ENTRY), max(end - start, 1))
+        entries = [entry.event for entry in log_slice.entries if entry.event.seq <= end]
         readers = {}
         for event in entries:  # one after the other, so that a page takes one connection
             if isinstance(event, MessageSent) and event.message.deleted_at is None:

@@ -10,7 +10,7 @@ from hubbub.history import count_as_read, derive_room_id
 from hubbub.postgres import Pool, Statement
 
 SEQS = Statement(
-    "test.watermarks",
+    "test.read_marks",
     lambda seq, last_seq: (seq, last_seq),
     """
     SELECT room_users.last_read_seq, rooms.last_seq
@@ -46,7 +46,7 @@ async def test_import_ends_with_all_members_of_all_rooms_having_read_everything(
     assert all(seq == last_seq for seq, last_seq in seqs)
 
 
-async def test_count_as_read_never_lowers_a_watermark(pool: Pool, hub: Hub, ada: User) -> None:
+async def test_count_as_read_never_lowers_a_read_mark(pool: Pool, hub: Hub, ada: User) -> None:
     await load(pool, message_lines(*map(str, range(9))))
     room_id = derive_room_id("#chat")
     await count_as_read(pool, {room_id: 4})
