@@ -294,6 +294,25 @@ async def test_delete_account_ends_all_sessions(hub: Hub, ada: User) -> None:
         await hub.users.get(ada.id)
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_deletion_of_an_account_reports_its_outcome_if_redis_fails_afterwards(
+    hub: Hub, ada: User, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    async def fail(*_: object) -> None:
+        raise Unavailable("redis", "no connection")
+
+    async def lose_answer(*_: object) -> None:
+        raise Unavailable("postgresql", "the connection was lost", outcome_unknown=True)
+
+    monkeypatch.setattr(hub.sessions, "_end_rest", fail)
+    if not is_deleted:
+        monkeypatch.setattr(hub.users, "_delete", lose_answer)
+    with pytest.raises(Unavailable) as failure:
+        await hub.delete_account(ada.id)
+    assert failure.value.service == ("redis" if is_deleted else "postgresql")
+    assert failure.value.outcome_unknown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "step", "call"),

@@ -16,6 +16,8 @@ content of a chat message.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 from uuid import UUID
 
@@ -134,6 +136,17 @@ class Unavailable(HubbubError):
     def with_unknown_outcome(self) -> Unavailable:
         """The same error, for a call of which an earlier attempt may have made the change."""
         return Unavailable(self.service, self.reason, outcome_unknown=True, retryable=self.retryable)
+
+
+@contextmanager
+def once_committed() -> Iterator[None]:
+    """An `Unavailable` of this block has an unknown outcome: an earlier step of the same call is committed."""
+    try:
+        yield
+    except Unavailable as failure:
+        if failure.outcome_unknown:
+            raise
+        raise failure.with_unknown_outcome() from failure
 
 
 def without_frames(error: E) -> E:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from hubbub.author_marks import AuthorMarks
 from hubbub.background import wrong_event_loop
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
-from hubbub.errors import Invalid, Unavailable
+from hubbub.errors import Invalid, Unavailable, once_committed
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse, guarded
 from hubbub.migrations.distribution import is_distributed, was_distributed
@@ -719,7 +719,11 @@ class Hub(Repositories):
             ended: list[str] = []
             try:
                 await self.users._delete(user_id, ended)
-            finally:  # also where not all of its rows could be deleted
+            except BaseException:  # not all of its rows could be deleted
+                with suppress(Unavailable):  # the first error tells what became of the account
+                    await self.sessions._end_rest(user_id, ended)
+                raise
+            with once_committed():
                 await self.sessions._end_rest(user_id, ended)  # those of a login in between
 
     async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> MaintenanceResult:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
@@ -34,9 +35,9 @@ from hubbub.commits import (
     UserChanged,
     ignore,
 )
-from hubbub.errors import Invalid, Unavailable
+from hubbub.errors import Invalid, Unavailable, once_committed
 from hubbub.models import Message, Page
-from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement, key_of_account
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account
 from hubbub.sql import M
 
 T = TypeVar("T")
@@ -287,6 +288,10 @@ class Repository:
         """Before read marks are read: make the marks of authors that wait in this process."""
         if marks := self._waiting_marks():
             await marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
+
+    def _after_step(self) -> AbstractContextManager[None]:
+        """For what follows a step of the call, which is committed unless this is a transaction."""
+        return nullcontext() if isinstance(self._executor, OpenTransaction) else once_committed()
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

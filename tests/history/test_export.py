@@ -156,6 +156,33 @@ async def test_imported_direct_room_is_the_direct_room_of_its_two_members(
         assert [one.line for one in (await load(other_pool, carol)).refusals.first] == [1, 2]
 
 
+async def test_export_of_a_direct_room_whose_member_was_deleted_is_imported(
+    hub: Hub, pool: Pool, ada: User, bob: User, other_settings: PostgresSettings, other_pool: Pool
+) -> None:
+    room = await hub.rooms.direct(ada.id, bob.id)
+    await hub.messages.send(room.id, bob.id, "psst")
+    await hub.users.delete(bob.id)
+    await hub.messages.send(room.id, ada.id, "are you there?")
+    lines = await exported(pool, room.id)
+    imported = await load(other_pool, lines)
+    assert imported.refusals.first == []
+    assert await exported(other_pool, room.id) == lines
+    await check_logs(other_settings)
+
+
+async def test_line_that_would_make_a_direct_room_public_is_refused_alone(
+    hub: Hub, pool: Pool, ada: User, bob: User
+) -> None:
+    room = await hub.rooms.direct(ada.id, bob.id)
+    change = line("change", room_id=str(room.id), name="ours", description="", is_private=False)
+    said = message_lines("hello", room_id=str(room.id), user="ada")
+    imported = await load(pool, said + change + message_lines("there", room_id=str(room.id), user="ada"))
+    assert [(one.line, one.reason) for one in imported.refusals.first] == [
+        (2, "is_private: must be true in a direct room")
+    ]
+    assert imported.messages == 2
+
+
 async def test_import_of_a_second_direct_room_of_two_users_is_refused(
     hub: Hub,
     pool: Pool,

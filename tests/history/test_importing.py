@@ -25,10 +25,22 @@ from history.histories import (
     real_log,
     stored_rows,
 )
-from hubbub import Hub, Invalid, MessagePage, MessageSent, Options, PostgresSettings, Resync, Room, Settings, User
+from hubbub import (
+    Hub,
+    Invalid,
+    MessagePage,
+    MessageSent,
+    Options,
+    PostgresSettings,
+    Resync,
+    Room,
+    Settings,
+    Unavailable,
+    User,
+)
 from hubbub.commits import Change, RoomTouched
 from hubbub.deletions import HIDE_ACCOUNT
-from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
+from hubbub.history import History, Import, Imported, Refusal, derive_room_id, derive_user_id, source
 from hubbub.history.lines import FIRST_TIME, LAST_TIME
 from hubbub.postgres import Pool
 from log import log_of
@@ -50,6 +62,23 @@ async def test_imported_messages_keep_the_order_and_times_of_their_lines(hub: Hu
     assert [(message.seq, message.content) for message in page.items] == [(2, "one"), (3, "two"), (4, "older")]
     assert page.items[0].created_at == datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
     assert page.items[2].updated_at == datetime(1999, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+
+
+async def test_attempt_that_worked_for_long_before_it_failed_is_repeated(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubbub.history.RETRY_FOR_SECONDS", 0.3)
+    attempts = 0
+
+    async def attempt() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await asyncio.sleep(0.4)
+            raise Unavailable("postgresql", "the server is stopping")
+        return attempts
+
+    assert await Import(pool, lambda _: None)._retry(attempt) == 2
 
 
 async def test_account_of_another_system_is_that_of_its_external_id(hub: Hub, pool: Pool) -> None:

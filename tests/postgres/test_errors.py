@@ -173,6 +173,8 @@ UNAVAILABLE: list[tuple[Exception, bool, tuple[bool, bool]]] = [
     (raised(asyncpg.CrashShutdownError), True, UNKNOWN),
     (raised(asyncpg.IdleInTransactionSessionTimeoutError), True, UNKNOWN),
     (raised(asyncpg.IdleSessionTimeoutError), True, UNKNOWN),
+    (raised(asyncpg.TransactionTimeoutError), True, UNKNOWN),
+    (raised(asyncpg.DatabaseDroppedError), True, UNKNOWN),
     (asyncpg.InterfaceError("connection is closed"), True, UNKNOWN),
     (asyncpg.InternalClientError("got result for unknown protocol state"), True, UNKNOWN),
     (ConnectionResetError("reset"), True, UNKNOWN),

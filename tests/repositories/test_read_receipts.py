@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands import LOCK_IS_AWAITED
-from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, User
+from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, Unavailable, User
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import ReadReceipts, Rooms
@@ -155,6 +156,39 @@ async def test_mark_unread_moves_back_in_steps_that_are_right_by_themselves(
     assert await pool.fetch_one(stored, bob.id) == (7, 9)
     assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=1) == 0
     assert await pool.fetch_one(stored, bob.id) == (0, None)
+
+
+@pytest.mark.parametrize(("steps", "is_unknown"), [(0, False), (1, True)])
+async def test_mark_unread_has_an_unknown_outcome_once_a_step_is_committed(
+    hub: Hub,
+    pool: Pool,
+    ada: User,
+    bob: User,
+    room: Room,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    is_unknown: bool,
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    head = await fill(pool, room, ada, SEQS_PER_STEP + 100)
+    await hub.receipts.mark_read(room.id, bob.id, up_to=head)
+    executor, left = hub.receipts._executor, steps
+    fetch_one = executor.fetch_one
+
+    async def fail_after(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - passed on
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unavailable("postgresql", "no connection")
+        return await fetch_one(*args, **options)
+
+    monkeypatch.setattr(executor, "fetch_one", fail_after)
+    with pytest.raises(Unavailable) as failure:
+        await hub.receipts.mark_unread(room.id, bob.id, from_seq=2)
+    monkeypatch.undo()
+    assert failure.value.outcome_unknown == is_unknown
+    read = (await hub.room_users.get(room.id, bob.id)).last_read_seq
+    assert read == head - steps * SEQS_PER_STEP
 
 
 @pytest.mark.parametrize("reads", [0, 1])

@@ -3,13 +3,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from msgspec.structs import replace
 
 from commands import LOCK_IS_AWAITED
-from hubbub import Forbidden, Hub, Invalid, MemberChanged, NotAMember, NotFound, Role, Room, Settings, User
+from hubbub import (
+    Forbidden,
+    Hub,
+    Invalid,
+    MemberChanged,
+    NotAMember,
+    NotFound,
+    Role,
+    Room,
+    Settings,
+    Unavailable,
+    User,
+)
 from hubbub.models import RoomUser
 from hubbub.postgres import Pool, Statement
 from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT, Join, MemberKey
@@ -132,6 +145,26 @@ async def test_more_members_than_a_statement_takes_join_in_steps(
     joined = await joining
     assert {member.user_id for member in joined} == set(sorted(ids)[MEMBERS_PER_STATEMENT:])
     assert sorted(await log_of(pool, room.id)) == ["joined"] * (2 * MEMBERS_PER_STATEMENT + 2) + ["sent"]
+
+
+async def test_add_many_that_ends_after_its_first_step_has_an_unknown_outcome(
+    hub: Hub, pool: Pool, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await pool.fetch_all(CREATE_USERS, 2 * MEMBERS_PER_STATEMENT)
+    add_step, steps = hub.room_users._add_step, 0
+
+    async def fail_at_the_second(*args: Any) -> list[RoomUser]:  # noqa: ANN401 - passed on
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise Unavailable("postgresql", "no connection")
+        return await add_step(*args)
+
+    monkeypatch.setattr(hub.room_users, "_add_step", fail_at_the_second)
+    with pytest.raises(Unavailable) as failure:
+        await hub.room_users.add_many(room.id, ids)
+    assert failure.value.outcome_unknown
+    assert len(await log_of(pool, room.id)) == 1 + MEMBERS_PER_STATEMENT
 
 
 async def test_overlapping_add_many_calls_succeed_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:

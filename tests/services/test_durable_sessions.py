@@ -208,6 +208,21 @@ async def test_session_of_a_login_that_overlaps_the_deletion_of_the_account_ends
         assert await elsewhere.sessions.get_session(tokens[0]) is None
 
 
+async def test_failure_after_the_session_was_stored_has_an_unknown_outcome(
+    monkeypatch: pytest.MonkeyPatch, sessions: DurableSessions, ada: User
+) -> None:
+    async def refuse(*args: Any, name: str, **options: Any) -> object:  # noqa: ANN401 - passed on
+        if name == "sessions.end_surplus":
+            raise Unavailable("postgresql", "no connection", retryable=False)
+        return await run(*args, name=name, **options)
+
+    monkeypatch.setattr("hubbub.postgres.pool.run", refuse)
+    with pytest.raises(Unavailable) as caught:
+        await sessions.create_session(ada.id)
+    assert caught.value.outcome_unknown
+    assert len(await sessions.list(ada.id)) == 1
+
+
 async def test_lost_answer_to_the_end_of_surplus_sessions_is_not_passed_over(
     monkeypatch: pytest.MonkeyPatch, sessions: DurableSessions, ada: User
 ) -> None:

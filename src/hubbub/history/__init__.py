@@ -12,6 +12,7 @@ committed, its checkpoint is found.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -231,8 +232,7 @@ class Import:
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """An attempt may be repeated even if the one before was committed: its rows are found."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + RETRY_FOR_SECONDS
-        attempts = 0
+        give_up_at, attempts = math.inf, 0  # from the first failure on: an attempt may take minutes
         while True:
             attempts += 1
             try:
@@ -245,6 +245,7 @@ class Import:
                     raise
                 self._find_without_ids = True
             except Unavailable as error:
+                give_up_at = min(give_up_at, loop.time() + RETRY_FOR_SECONDS)
                 if not error.retryable or loop.time() > give_up_at:
                     raise
                 await asyncio.sleep(jittered(0.5, at_least=0.2))

@@ -303,8 +303,12 @@ class RoomLog:
         """
         if self.is_direct and line.seq is None and account not in self.members and isinstance(line, JoinLine):
             raise Invalid("room", "a direct room has exactly two members")
-        if self.is_direct and isinstance(line, LeaveLine):
+        if (
+            self.is_direct and line.seq is None and isinstance(line, LeaveLine)
+        ):  # with a seq its account was deleted
             raise Invalid("room", "a direct room keeps its two members")
+        if self.is_direct and isinstance(line, ChangeLine) and not line.is_private:
+            raise Invalid("is_private", "must be true in a direct room")
         self.last_seq += 1
         message_id: UUID | None = getattr(line, "message_id", None)
         user_id = account or line.user_id

@@ -54,6 +54,8 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.IdleSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.DatabaseDroppedError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     AttributeError,  # raised inside asyncpg when the connection is lost while a statement is prepared

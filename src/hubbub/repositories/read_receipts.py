@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
@@ -290,12 +291,15 @@ class ReadReceipts(Repository, Renamed):
         await self._check_not_locked((room_id, user_id))
         # A mark that comes later would undo this.
         await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
+        previous_step: AbstractContextManager[None] = nullcontext()
         while read_seq >= from_seq:
-            found = await self._executor.fetch_one(
-                self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
-            )
+            with previous_step:
+                found = await self._executor.fetch_one(
+                    self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
+                )
             read_seq = self._reported(require(found, NotAMember, room_id, user_id), is_back=True)
             self._executor.note_locked((room_id, user_id))
+            previous_step = self._after_step()
         return read_seq
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])

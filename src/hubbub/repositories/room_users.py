@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -361,9 +361,10 @@ class RoomUsers(Repository):
             for unknown in await self._executor.fetch_all(self._UNKNOWN, step, deadline=deadline):
                 raise NotFound("user", str(unknown))
         joined: list[RoomUser] = []
-        for step in steps:
+        for number, step in enumerate(steps):
             add_step = partial(self._add_step, room_id, step, role)
-            joined += await self._change_alone(add_step, key=room_id, deadline=deadline)
+            with self._after_step() if number else nullcontext():
+                joined += await self._change_alone(add_step, key=room_id, deadline=deadline)
         return joined
 
     async def _add_step(

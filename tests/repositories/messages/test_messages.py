@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -296,6 +297,27 @@ async def test_page_after_the_read_mark_starts_at_the_first_unread(
     member = await hub.room_users.get(room.id, bob.id)
     page = await hub.messages.page(room.id, after=member.last_read_seq, limit=2)
     assert page.items == messages[2:4]
+
+
+@pytest.mark.parametrize(
+    ("anchor", "seen"),
+    [({}, 0), ({"before": 3}, 3), ({"after": 3}, 3), ({"around": 3}, 3), ({"around": 3, "limit": 1}, 3)],
+)
+async def test_page_is_read_where_its_anchor_is(
+    hub: Hub, room: Room, monkeypatch: pytest.MonkeyPatch, anchor: dict[str, Any], seen: int
+) -> None:
+    """A replica without the anchor would give another page."""
+    asked: list[int] = []
+    read_room = hub.messages._read_room
+
+    async def note_seen(room_id: UUID, seq: int, *args: Any) -> Any:  # noqa: ANN401 - passed on
+        asked.append(seq)
+        return await read_room(room_id, seq, *args)
+
+    monkeypatch.setattr(hub.messages, "_read_room", note_seen)
+    await hub.messages.page(room.id, **anchor)
+    await hub.messages.page_json(room.id, **anchor)
+    assert asked == [seen, seen]
 
 
 async def test_page_of_an_unknown_room_is_not_found(hub: Hub) -> None:

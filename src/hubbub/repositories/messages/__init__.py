@@ -408,17 +408,23 @@ class Messages(Repository):
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
         if sum(anchor is not None for anchor in (before, after, around)) > 1:
             raise Invalid("before", "only one of before, after and around can be given")
+        seen = 0  # a seq that the caller has seen
         if after is not None:
-            span = Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
+            seen = seq_of("after", room_id, after)
+            span = Span(room_id, seen + 1, 0, limit)
         elif around is not None:
             if not isinstance(around, int | Message):
                 around = await self._anchor(room_id, inputs.uuid("around", around), viewer, deadline)
-            span = Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
+            seen = seq_of("around", room_id, around)
+            span = Span(room_id, seen, limit // 2, limit - limit // 2)
+        elif before is not None:
+            seen = seq_of("before", room_id, before)
+            span = Span(room_id, seen, limit, 0)
         else:
-            span = Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
+            span = Span(room_id, NEWEST, limit, 0)
         return await self._read_room(
             room_id,
-            span.seen,
+            seen,
             lambda executor, least, deadline: read_on_replica(executor, least, span, deadline, viewer),
             lambda: read(self._executor, span, deadline, viewer),
             deadline,

@@ -77,13 +77,6 @@ class Span(NamedTuple):
     older: int
     newer: int
 
-    @property
-    def seen(self) -> int:
-        """A seq that the caller has seen: that of the anchor."""
-        if self.pivot == NEWEST:
-            return 0
-        return self.pivot if self.older else self.pivot - 1
-
 
 def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
     """The seq of an anchor. Raises: Invalid (also for a message of another room)."""

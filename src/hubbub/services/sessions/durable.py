@@ -24,7 +24,7 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.errors import Unavailable
+from hubbub.errors import Unavailable, once_committed
 from hubbub.models import Session
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.redis import Connection
@@ -158,9 +158,10 @@ class DurableSessions(SessionService):
     async def _create(self, user_id: UUID, key: SessionKey, data: bytes) -> None:
         id, life, idle = bytes.fromhex(key.id), self._life_ms / 1000, self._idle_ms / 1000
         await self._executor.fetch_all(self._INSERT, id, user_id, life, idle, data.decode())
-        surplus = await self._executor.fetch_all(self._END_SURPLUS, user_id, self._max_per_user)
-        if surplus:
-            await self._empty(user_id, surplus)
+        with once_committed():
+            surplus = await self._executor.fetch_all(self._END_SURPLUS, user_id, self._max_per_user)
+            if surplus:
+                await self._empty(user_id, surplus)
 
     _GET = Lookup(
         "sessions.get",
