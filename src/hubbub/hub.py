@@ -353,6 +353,8 @@ class Hub(Repositories):
             sends=self._writer.durations,
             instrumentation=instrumentation,
         )
+        if self._replicas is not None:
+            self._feed.on_unfollowed(self._replicas.received)
         self._changes = Changes(
             pool, connection, subscriptions, heartbeat_seconds=options.follow_heartbeat_seconds
         )

@@ -98,6 +98,14 @@ async def test_reads_that_overlap_note_the_head_and_the_room_is_read_on_the_repl
     assert await read(replicas, room_id, replica_has=48) == [48]
 
 
+async def test_seq_that_followers_received_counts_after_the_last_has_left() -> None:
+    primary, room_id = Primary(100), uuid4()
+    primary.may_answer.set()
+    replicas = replicas_of(primary)
+    replicas.received(room_id, 100)
+    assert await read(replicas, room_id, replica_has=98) == [100]
+
+
 async def test_change_during_the_question_for_a_head_keeps_the_room_on_the_primary() -> None:
     primary, room_id = Primary(48), uuid4()
     replicas = replicas_of(primary)

@@ -90,6 +90,23 @@ async def test_banned_user_is_disconnected_in_every_process(
         assert await bye(client) == 4403
 
 
+async def test_client_that_is_disconnected_while_it_enters_gets_no_ready(
+    hub: Hub, port: int, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memberships = hub._feed._followers.memberships
+    rooms_of = memberships.rooms_of
+
+    async def disconnect_meanwhile(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - passed on
+        found = await rooms_of(*args, **options)
+        hub.disconnect(ada.id)
+        return found
+
+    monkeypatch.setattr(memberships, "rooms_of", disconnect_meanwhile)
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token})
+        assert (await client.next("ready", "bye"))["type"] == "bye"
+
+
 async def test_hub_that_closes_sends_its_clients_elsewhere(settings: Settings, hub: Hub, token: str) -> None:
     async with Hub(settings) as closing, serving(Gateway(closing)) as port, Client(port, token) as client:
         ready = await client.hello()

@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 import hubbub
-from hubbub import Hub, Invalid, PostgresSettings, Room, Settings, User, new_id
+from hubbub import Hub, Invalid, NewMessage, PostgresSettings, Room, Settings, User, new_id
 from hubbub.events import KINDS, MEMBERSHIPS_CHANNEL, MessageSent
 from hubbub.services.feed.announcements import sign
 from hubbub.web import console
@@ -240,6 +240,15 @@ async def test_log_shows_entries_and_readers(
     assert found["users"] == {str(ada.id): "ada", str(bob.id): "bob"}
     assert found["older"] is None
     assert (await answer(looking, "/rooms/engine-room/log"))["room"]["id"] == str(room.id)
+
+
+async def test_log_of_large_entries_ends_with_the_newest(
+    looking: httpx.AsyncClient, hub: Hub, ada: User, room: Room
+) -> None:
+    drafts = [NewMessage("large", metadata={"a": "x" * 8_000}) for _ in range(45)]
+    last = (await hub.messages.send_many(room.id, ada.id, drafts))[-1].seq
+    found = await answer(looking, f"/rooms/{room.id}/log")
+    assert [entry["seq"] for entry in found["entries"]] == [*range(last - 39, last + 1)]
 
 
 def test_console_page_describes_every_change_in_a_log() -> None:

@@ -229,6 +229,10 @@ class Replicas:
         for message in change.messages:
             self._reached(message.room_id, message.seq)
 
+    def received(self, room_id: UUID, seq: int) -> None:
+        """This process has received the log of a room up to this seq, and follows it no longer."""
+        self._reached(room_id, seq)
+
     def _known_seq(self, room_id: UUID) -> int | _Unknown:
         return self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
 

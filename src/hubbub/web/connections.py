@@ -189,8 +189,9 @@ class GatewayConnection(ABC):
     async def _code_of_end(self, follower: Follower) -> int | None:
         """Write the events of the feed until it ends. Returns its close code, or None if the client has gone."""
         try:
-            await self.write(self._ready(follower))
-            self.sent_at = self._loop.time()
+            if follower.has_entered:  # else it was closed before, and `positions` would lack rooms
+                await self.write(self._ready(follower))
+                self.sent_at = self._loop.time()
             async for event in follower:
                 await self.write(self._events(follower, event))
         except OSError:

@@ -129,9 +129,13 @@ class Feed:
         await self._rooms.close()
 
     def seq_of(self, room_id: UUID) -> int:
-        """The highest seq of a room that was received or announced here. 0 for a room that is not followed."""
+        """The `received_seq` of a room. 0 for a room that is not followed."""
         room = self._rooms.get(room_id)
-        return 0 if room is None else max(room.position.seq, room.announced_seq)
+        return 0 if room is None else room.received_seq
+
+    def on_unfollowed(self, action: Callable[[UUID, int], None]) -> None:
+        """Call this with each room that is followed no longer, and its `seq_of`. It must not wait."""
+        self._rooms.on_unfollowed = action
 
     def register(self, commits: Commits) -> None:
         """Notify followers, here and in other processes, of what this process commits from now on."""

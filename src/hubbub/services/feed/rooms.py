@@ -108,6 +108,8 @@ class FollowedRooms:
         self.on_rewind = on_rewind
         self.on_mark: Callable[[ReadMarkMoved], None] = ignore
         """Called with each read mark that another process announced."""
+        self.on_unfollowed: Callable[[UUID, int], None] = lambda _, __: None
+        """Called with a room that is followed no longer, and the seq up to which its log was received."""
         self._rooms: dict[UUID, FollowedRoom] = {}  # the next to compare first
         self._concurrent_reads = asyncio.Semaphore(CONCURRENT_READS)
         self._waiting: dict[tuple[UUID, Position, int, int], asyncio.Task[LogSlice]] = {}  # reads without a slot
@@ -150,6 +152,7 @@ class FollowedRooms:
     def _forget(self, room: FollowedRoom) -> None:
         if self._rooms.get(room.id) is room:
             del self._rooms[room.id]
+            self.on_unfollowed(room.id, room.received_seq)
             if room.subscription is not None:
                 room.subscription.unsubscribe()
                 room.subscription = None  # it refers to the room: a cycle, as garbage, waits for a full collection
@@ -427,6 +430,11 @@ class FollowedRoom(msgspec.Struct, eq=False):
     is_subscribed: bool = False
     """Whether Redis has confirmed the subscription once. Announcements of before may be missing without a Gap."""
     _hashes: dict[int, bytes] = msgspec.field(default_factory=dict)
+
+    @property
+    def received_seq(self) -> int:
+        """The highest seq that was received or announced here."""
+        return max(self.position.seq, self.announced_seq)
 
     @property
     def is_behind(self) -> bool:

@@ -169,8 +169,12 @@ class Console:
         before = _seq(request.query_params.get("before"))
         end = room.last_seq if before is None else min(before - 1, room.last_seq)
         start = max(end - ENTRIES, 0)
-        log_slice = await Logs(hub._pool).read(room.id, Position(start, ANY_ENTRY), max(end - start, 1))
-        entries = [entry.event for entry in log_slice.entries if entry.event.seq <= end]
+        entries: list[LogEvent] = []
+        position = Position(start, ANY_ENTRY)
+        while position.seq < end:  # a read ends after about a megabyte
+            log_slice = await Logs(hub._pool).read(room.id, position, end - position.seq)
+            entries += [entry.event for entry in log_slice.entries if entry.event.seq <= end]
+            position = Position(max(log_slice.complete_up_to, position.seq + 1), ANY_ENTRY)
         readers = {}
         for event in entries:  # one after the other, so that a page takes one connection
             if isinstance(event, MessageSent) and event.message.deleted_at is None:
