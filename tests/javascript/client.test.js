@@ -249,6 +249,59 @@ test("read marks are merged, and sent once", async () => {
   assert.equal(client.room(ROOM).lastReadSeq, 5);
 });
 
+test("a read mark that the server refuses for a while is sent again on the same connection", async () => {
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 3; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { room } = await open(gateway);
+  let refusals = 1;
+  gateway.answers.read = () => (refusals-- > 0 ? { error: "temporarily-unavailable", retry: true } : null);
+  room.markRead(2);
+  await until(() => gateway.rooms.get(ROOM).read === 2);
+  assert.equal(gateway.commands.filter((command) => command.type === "read").length, 2);
+  assert.equal(gateway.hellos.length, 1);
+});
+
+test("a refused read mark waits longer each time, or for the next connection, and a newer one replaces it", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 5; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { client, room } = await open(gateway);
+  const sent = () => gateway.commands.filter((command) => command.type === "read").map((command) => command.up_to);
+  const after = async (milliseconds) => {
+    context.mock.timers.tick(milliseconds);
+    for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
+    return sent();
+  };
+  gateway.answers.read = () => ({ error: "temporarily-unavailable", retry: true });
+  room.markRead(1);
+  assert.deepEqual(await after(300), [1]);
+  assert.deepEqual(await after(250), [1, 1]);
+  room.markRead(2);
+  assert.deepEqual(await after(499), [1, 1]);
+  assert.deepEqual(await after(1), [1, 1, 2]);
+  gateway.cut();
+  gateway.answers = {};
+  gateway.silent.add("read");
+  assert.deepEqual(await after(1), [1, 1, 2, 2]);
+  room.markRead(3);
+  assert.deepEqual(await after(10_000), [1, 1, 2, 2]); // One is in flight.
+  gateway.silent.clear();
+  gateway.cut();
+  assert.deepEqual(await after(1), [1, 1, 2, 2, 2, 3]);
+  assert.equal(gateway.rooms.get(ROOM).read, 3);
+  gateway.answers.read = () => ({ error: "temporarily-unavailable", retry: true });
+  room.markRead(4);
+  assert.equal((await after(300)).length, 7);
+  client.stop();
+  assert.equal((await after(60_000)).length, 7);
+  gateway.answers = {};
+  client.start();
+  await until(() => gateway.rooms.get(ROOM).read === 4);
+  await after(0);
+  assert.equal((await after(60_000)).length, 8);
+  client.stop();
+});
+
 test("rooms appear when the user joins them, and disappear when the user leaves", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
@@ -645,4 +698,59 @@ test("profiles and memberships that change are those of the event", async () => 
   const profile = { user_id: BOB, username: "bob", display_name: "Bob", avatar_url: null, metadata: null };
   gateway.tell({ type: "profile_changed", ...profile });
   await until(() => client.user(BOB).display_name === "Bob");
+});
+
+test("members who leave, join or change while their pages are read are those of the event", async () => {
+  const carol = OTHER;
+  const member = (user_id, metadata) => ({ user_id, role: "member", last_read_seq: 0, metadata });
+  const roles = { [ADA]: "member", [BOB]: "member", [carol]: "member" };
+  const { [BOB]: _, ...withoutBob } = roles;
+  for (const [event, expected, nickname] of [
+    [{ type: "member_left", user_id: BOB }, withoutBob, undefined],
+    [{ type: "role_changed", user_id: BOB, role: "admin" }, { ...roles, [BOB]: "admin" }, "bobby"],
+    [{ type: "member_joined", user_id: ROOM, role: "member" }, { ...roles, [ROOM]: "member" }, "bobby"],
+    [{ type: "member_changed", user_id: BOB, metadata: { nickname: "rob" } }, roles, "rob"],
+    [{ type: "member_changed", user_id: BOB, metadata: null }, roles, undefined],
+  ]) {
+    const gateway = new Gateway(ROOM);
+    const { client, room } = await open(gateway);
+    gateway.answers.members = ({ after }) => {
+      if (!after) return { items: [member(ADA), member(BOB, { nickname: "bobby" })], next: "2" };
+      gateway.append(ROOM, event); // It arrives before this page.
+      return { items: [member(carol)], next: null };
+    };
+    await room.loadMembers();
+    assert.equal(client.entries.length, 1);
+    assert.deepEqual(Object.fromEntries(room.members), expected);
+    assert.equal(room.memberMetadata.get(BOB)?.nickname, nickname);
+  }
+});
+
+test("members are those of the events after two loads at once, one that fails, and one of a room that ends", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  const items = [ADA, BOB].map((user_id) => ({ user_id, role: "member", last_read_seq: 0 }));
+  const ids = () => [...room.members.keys()];
+  /** Append an event before the last page, which is this answer. */
+  const load = async (event, last = { items: [], next: null }) => {
+    gateway.answers.members = ({ after }) => {
+      if (!after) return { items, next: "2" };
+      gateway.append(ROOM, event);
+      return last;
+    };
+    await room.loadMembers();
+  };
+  const left = { type: "member_left", user_id: BOB };
+  await Promise.all([load(left), load(left)]);
+  assert.deepEqual(ids(), [ADA]);
+  const joined = { type: "member_joined", user_id: OTHER, role: "member" };
+  await assert.rejects(load(joined, { error: "forbidden" }), { error: "forbidden" });
+  assert.deepEqual(ids(), [ADA, OTHER]);
+  gateway.answers.members = () => ({ items, next: null });
+  await room.loadMembers();
+  assert.deepEqual(ids(), [ADA, BOB]); // The events of earlier loads are over.
+  await load({ type: "member_left", user_id: ADA });
+  assert.ok(room.isGone);
+  assert.deepEqual(ids(), [BOB]);
+  assert.equal(client.rooms.length, 0);
 });

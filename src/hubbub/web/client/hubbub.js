@@ -1129,6 +1129,7 @@ export class Room {
   #typedAt = 0;
   #counted = { unread: 0, upTo: 0 };
   #newer = [];
+  #loads = new Set(); // For each `loadMembers` that runs, the events of members since its start.
 
   /** @internal The newest entry of the log that was received as an event. */
   _seq = null;
@@ -1305,11 +1306,18 @@ export class Room {
   async loadMembers() {
     const members = new Map();
     const metadata = new Map();
-    for await (const member of this.#allOf({ type: "members" })) {
-      members.set(member.user_id, member.role);
-      if (member.metadata) metadata.set(member.user_id, member.metadata);
-      if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
+    const events = [];
+    this.#loads.add(events);
+    try {
+      for await (const member of this.#allOf({ type: "members" })) {
+        members.set(member.user_id, member.role);
+        if (member.metadata) metadata.set(member.user_id, member.metadata);
+        if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
+      }
+    } finally {
+      this.#loads.delete(events);
     }
+    for (const event of events) this.#changeMember(event, members, metadata); // The pages may be older.
     this.members = members;
     this.memberMetadata = metadata;
     this.#client._changed(this);
@@ -1449,6 +1457,19 @@ export class Room {
     this.readMarks.set(userId, Math.max(seq, this.readMarks.get(userId) ?? 0));
   }
 
+  /** @internal A user joined or left, or the role or the metadata changed. */
+  _memberChanged(event) {
+    for (const events of this.#loads) events.push(event);
+    this.#changeMember(event, this.members, this.memberMetadata);
+  }
+
+  #changeMember({ type, user_id, role, metadata }, members, metadataOf) {
+    if (type === "member_left") members.delete(user_id);
+    else if (role && members.size) members.set(user_id, role);
+    if (metadata) metadataOf.set(user_id, metadata);
+    else if (!role) metadataOf.delete(user_id);
+  }
+
   /** @internal */
   _typed(userId) {
     clearTimeout(this.#typing.get(userId));
@@ -1526,6 +1547,8 @@ export class Client extends Emitter {
   #sendFailures = 0;
   #marks = new Map();
   #marking = null;
+  #markFailures = 0;
+  #reads = new Map(); // The marks in flight, one per room.
   #refreshing = new Map();
   #wanted = new Set();
   #isAsking = false;
@@ -1642,7 +1665,6 @@ export class Client extends Emitter {
   stop() {
     if (!this.#isStarted) return;
     this.#isStarted = false;
-    clearTimeout(this.#marking);
     this.#marking = null;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
@@ -1786,26 +1808,18 @@ export class Client extends Emitter {
         room._revised(frame.message);
         room._uncount(frame.message, frame.seq);
       }),
-    member_joined: (frame) =>
-      this.#entry(frame, (room) => {
-        if (room.members.size) room.members.set(frame.user_id, frame.role);
-      }),
+    member_joined: (frame) => this.#entry(frame, (room) => room._memberChanged(frame)),
     member_left: (frame) =>
       this.#entry(frame, (room) => {
-        room.members.delete(frame.user_id);
-        room.memberMetadata.delete(frame.user_id);
+        room._memberChanged(frame);
         if (frame.user_id === this.userId) this.#forget(room.id);
       }),
     role_changed: (frame) =>
       this.#entry(frame, (room) => {
-        if (room.members.size) room.members.set(frame.user_id, frame.role);
+        room._memberChanged(frame);
         if (frame.user_id === this.userId) room.role = frame.role;
       }),
-    member_changed: (frame) =>
-      this.#entry(frame, (room) => {
-        if (frame.metadata) room.memberMetadata.set(frame.user_id, frame.metadata);
-        else room.memberMetadata.delete(frame.user_id);
-      }),
+    member_changed: (frame) => this.#entry(frame, (room) => room._memberChanged(frame)),
     room_changed: (frame) => this.#entry(frame, (room) => room._describe(frame)),
     room_gone: ({ room_id }) => {
       this.#left.delete(room_id);
@@ -2193,7 +2207,7 @@ export class Client extends Emitter {
     this.#marks.set(room.id, seq);
     this._changed(room);
     this.#flush();
-    this.#marking ??= setTimeout(() => this._sendMarks(), 300);
+    this.#marking ??= this._later(0.3, () => this._sendMarks());
   }
 
   /** @internal */
@@ -2209,17 +2223,29 @@ export class Client extends Emitter {
   /** @internal */
   async _sendMarks() {
     clearTimeout(this.#marking);
+    this.#timers.delete(this.#marking);
     this.#marking = null;
     if (this.state === "waiting" || this.state === "stopped") return;
-    const send = async ([room_id, up_to]) => {
-      try {
-        await this.request({ type: "read", room_id, up_to });
-      } catch (error) {
-        if (error.retry || error.error === "stopped") return; // It is sent after the next `ready`.
-      }
-      if (this.#marks.get(room_id) === up_to) this.#marks.delete(room_id);
-    };
-    await Promise.all([...this.#marks].map(send));
+    for (const id of this.#marks.keys()) if (!this.#reads.has(id)) this.#reads.set(id, this.#sendMark(id));
+    await Promise.all(this.#reads.values());
+  }
+
+  /** Send the mark of a room, and then the one that has replaced it. */
+  async #sendMark(room_id) {
+    const up_to = this.#marks.get(room_id);
+    try {
+      await this.request({ type: "read", room_id, up_to });
+      this.#markFailures = 0;
+    } catch (error) {
+      if (error.error === "stopped") return; // It is sent after the next `ready`.
+      const again = () => this._sendMarks();
+      // The connection may last, so this does not wait for a `ready`. Newer marks share the pause.
+      if (error.retry) return (this.#marking ??= this._retryLater(this.#markFailures++, error, again));
+    } finally {
+      this.#reads.delete(room_id);
+    }
+    if (this.#marks.get(room_id) === up_to) this.#marks.delete(room_id);
+    else if (this.#marks.has(room_id)) await this._sendMarks();
   }
 
   /** @internal */
@@ -2393,11 +2419,12 @@ export class Client extends Emitter {
       call();
     }, seconds * 1000);
     this.#timers.add(timer);
+    return timer;
   }
 
   /** @internal Call again after an answer that may change. */
   _retryLater(failures, { after }, call) {
-    this._later((after ?? backoff(failures)) * (0.5 + this.#options.random()), call);
+    return this._later((after ?? backoff(failures)) * (0.5 + this.#options.random()), call);
   }
 
   /** @internal */
