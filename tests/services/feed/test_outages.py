@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from faults.fragile import FragileServers
-from hubbub import Hub, Room, RoomGone, Settings, Unavailable, User, migrations
+from hubbub import Hub, MessageSent, Room, RoomGone, Settings, Unavailable, User, migrations
 from hubbub.postgres import Pool, Statement
+from hubbub.repositories.messages import LogCheck
+from hubbub.services.feed import rooms as feed_rooms
 from hubbub.services.feed.rooms import FollowedRooms
 from services.feed.conftest import FAST_HEARTBEAT
-from services.feed.reading import is_at, open_in, seqs, take, take_until
+from services.feed.reading import is_at, open_in, seqs, take, take_until, until_live
 from waiting import until
 
 
@@ -159,6 +162,35 @@ async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
         sent = await without_redis.messages.send(other.id, ada.id, "still received")
         assert seqs(await take(feed)) == [sent.seq]
         await until(lambda: not feed.inbox.behind)
+
+
+async def test_rooms_that_could_not_be_compared_are_compared_next(
+    hub: Hub, without_redis: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a heartbeat. The statement for the second of three rooms fails once."""
+    monkeypatch.setattr(feed_rooms, "ROOMS_PER_STATEMENT", 1)
+    created = [room, *[await hub.rooms.create(name, created_by=ada.id) for name in ("second", "third")]]
+    rooms = hub._feed._rooms
+    really = rooms._logs.check
+    asked: list[UUID] = []
+
+    async def check(places: Mapping[UUID, int]) -> list[LogCheck]:
+        asked.extend(places)
+        if len(asked) == 2:
+            raise Unavailable("postgresql", "it was restarted")
+        return await really(places)
+
+    async with hub.follow(ada.id) as feed:
+        await until_live(hub)
+        sent = [await without_redis.messages.send(one.id, ada.id, "in silence") for one in created]
+        monkeypatch.setattr(rooms._logs, "check", check)
+        rooms.schedule_some()
+        with pytest.raises(Unavailable):
+            await rooms.compare()
+        await rooms.compare()
+        assert {one.id for one in created} == set(asked)
+        events = [event for event in await take(feed, len(sent)) if isinstance(event, MessageSent)]
+        assert {event.message.id for event in events} == {message.id for message in sent}
 
 
 async def test_unexpected_error_of_comparing_is_reported_and_comparing_goes_on(

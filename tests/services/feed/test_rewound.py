@@ -6,9 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from hubbub import Hub, Invalid, Message, NewMessage, Options, Room, Settings, User
+from hubbub import Hub, Invalid, Message, NewMessage, Options, Room, Settings, Unavailable, User
+from hubbub.positions import Position
 from hubbub.postgres import Pool, Statement
-from services.feed.reading import is_at, log_of, resync, seqs, take, take_until
+from services.feed.reading import is_at, log_of, resync, seqs, take, take_until, until_live
 from waiting import until
 
 FORGET_MESSAGES = Statement("test.forget_messages", int, "DELETE FROM messages WHERE room_id = $1 AND seq > $2")
@@ -98,6 +99,34 @@ async def test_rewound_log_that_grew_past_its_old_head_is_found_by_announcements
             if resynced.cursor != (await hub.messages.page(room.id, limit=1)).items[0].cursor:
                 rest = await log_of(hub, room.id, resynced.cursor)
                 assert await take(feed, len(rest)) == rest
+
+
+async def test_rewind_is_found_after_its_head_could_not_be_read(
+    hub: Hub, elsewhere: Hub, pool: Pool, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has grown past its former head, so only the entry that was taken before shows the rewind."""
+    async with elsewhere.follow(ada.id) as feed:
+        await until_live(elsewhere)
+        sent = await send_many(hub, room, ada, 9)
+        await take_until(feed, is_at(sent[-1].seq))
+        rooms = elsewhere._feed._rooms
+        really = rooms._logs.head
+        failures = 0
+
+        async def head(room_id: UUID) -> Position:
+            nonlocal failures
+            failures += 1
+            if failures == 1:
+                raise Unavailable("postgresql", "it was restarted")
+            return await really(room_id)
+
+        monkeypatch.setattr(rooms._logs, "head", head)
+        await rewind(pool, room.id, 9)
+        new = await send_many(hub, room, ada, 3)  # the first has the seq of the last one before
+        await until(lambda: failures == 1 and rooms._rooms[room.id].position.seq == new[-1].seq)
+        await rooms.compare()
+        events = await take_until(feed, lambda event: not hasattr(event, "seq"))
+        assert resync(events[-1]).reason == "rewound"
 
 
 async def test_rewound_log_that_grew_unannounced_is_found_at_the_heartbeat(

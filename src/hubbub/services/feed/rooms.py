@@ -342,7 +342,11 @@ class FollowedRooms:
         """Compare the heads to check with the entries that were taken here. Raises: Unavailable."""
         to_check, self._to_check = tuple(self._to_check), {}
         for start in range(0, len(to_check), ROOMS_PER_STATEMENT):
-            await self._compare(to_check[start : start + ROOMS_PER_STATEMENT])
+            try:
+                await self._compare(to_check[start : start + ROOMS_PER_STATEMENT])
+            except Unavailable:
+                self._to_check = dict.fromkeys(to_check[start:]) | self._to_check
+                raise
 
     async def _compare(self, rooms: Iterable[FollowedRoom]) -> None:
         asked = {
@@ -360,14 +364,14 @@ class FollowedRooms:
 
     async def _compare_head(self, room: FollowedRoom, asked: Position, head: LogCheck) -> None:
         """The log has to hold the entry that was taken here, also if more were taken meanwhile."""
-        if room.contradicted is asked:
-            room.contradicted = None
         if not head.holds(asked):
             try:
                 await self._rewind(room)
             except NotFound:
                 self._end_all(room)
             return
+        if room.contradicted is asked:
+            room.contradicted = None
         if room.position is asked and head.position is not None:
             room.confirm(head.position)
         room.read_up_to(head.last_seq)
