@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 import pytest
@@ -99,6 +100,47 @@ async def test_rewound_log_that_grew_past_its_old_head_is_found_by_announcements
             if resynced.cursor != (await hub.messages.page(room.id, limit=1)).items[0].cursor:
                 rest = await log_of(hub, room.id, resynced.cursor)
                 assert await take(feed, len(rest)) == rest
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_rewind_is_found_by_a_follower_that_enters(
+    hub: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User, *, is_read: bool
+) -> None:
+    """Nothing announced it, and the log has as many entries as before. The follower may not be read yet."""
+    async with hub.follow(ada.id) as live:
+        await until_live(hub)
+        sent = await send_many(hub, room, ada, 3)
+        await take(live, 3)
+        await rewind(pool, room.id, sent[-1].seq - 1)
+        (new,) = await send_many(without_redis, room, ada, 1)
+        assert new.seq == sent[-1].seq
+        async with hub.follow(ada.id) as entering:
+            reading = asyncio.create_task(take(entering, 1)) if is_read else None
+            (event,) = await take(live)
+            assert (resync(event).reason, resync(event).cursor) == ("rewound", new.cursor)
+            (last,) = await send_many(hub, room, ada, 1)
+            assert seqs(await take(live)) == [last.seq]
+            assert seqs(await (reading or take(entering))) == [last.seq]
+
+
+async def test_follower_of_a_former_log_gets_a_resync_where_others_are_live(
+    hub: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    """Its page was read before the log was rewound, and the room goes on from the new log."""
+    sent = await send_many(hub, room, ada, 3)
+    await rewind(pool, room.id, sent[-1].seq - 1)
+    (new,) = await send_many(without_redis, room, ada, 1)
+    async with hub.follow(ada.id) as live, hub.follow(ada.id) as late:
+        await until_live(hub)
+        followed = late.positions[room.id]
+        followed.fall_behind()
+        followed.position = Position.decode(room.id, sent[-1].cursor)
+        followed.catch_up()
+        (event,) = await take(late)
+        assert (resync(event).reason, resync(event).cursor) == ("rewound", new.cursor)
+        (last,) = await send_many(hub, room, ada, 1)
+        for feed in (live, late):
+            assert seqs(await take(feed)) == [last.seq]
 
 
 async def test_rewind_is_found_after_its_head_could_not_be_read(

@@ -283,6 +283,8 @@ class Follower:
 
     async def _read_page(self, followed: FollowedPosition) -> None:
         rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
+        if followed.room.contradicts(asked):
+            await rooms.head(followed.room)  # which compares the room: one of both is of a former log
         page = await rooms.read(followed.room.id, asked, min(FOLLOWER_LOG_PAGE, inbox.limit), LOG_BYTES)
         head = await rooms.head(followed.room) if page.is_rewound else None
         withheld = await self._withheld(followed.room.id, asked.seq, page)

@@ -469,6 +469,16 @@ class FollowedRoom(msgspec.Struct, eq=False):
             self.contradicted = Position(position.seq, taken)
             self.rooms.check_soon(self)
 
+    def contradicts(self, position: Position) -> bool:
+        """Whether another entry was taken here as the newest one than was read at its seq."""
+        is_known = self.position.entry_hash != ANY_ENTRY
+        return is_known and position.seq == self.position.seq and not self.position.matches(position)
+
+    def compare_newest(self) -> None:
+        """Compare the newest entry with the log now: a follower has read another one at its seq."""
+        self.contradicted = self.position
+        self.rooms.check_soon(self)
+
     def confirm(self, position: Position) -> None:
         """Note the hash of the newest entry, as it was read. Announcements of its seq are compared with it."""
         if position.seq == self.position.seq and position.entry_hash != ANY_ENTRY:
@@ -587,6 +597,9 @@ class FollowedPosition(msgspec.Struct, eq=False):
             self.fall_behind()
         elif self.is_away:
             self.leave_room()
+        elif self.room.contradicts(self.position):
+            self.room.compare_newest()
+            self.fall_behind()  # until it is known which of both is of a former log
         else:
             self.inbox.behind.pop(self, None)
             self.room.live[self] = None
