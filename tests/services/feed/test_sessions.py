@@ -58,6 +58,16 @@ async def test_announced_end_of_a_session_ends_its_feeds_in_every_process(
         assert not others.is_closed
 
 
+async def test_session_that_a_new_one_displaces_ends_its_feed(hub: Hub, elsewhere: Hub, ada: User) -> None:
+    hub.sessions._max_per_user = 1
+    first = await hub.sessions.create_session(ada.id)
+    async with elsewhere.follow(ada.id, token=first) as feed:
+        second = await hub.sessions.create_session(ada.id)
+        assert await read_to_end(feed) == []
+        async with elsewhere.follow(ada.id, token=second) as other:
+            assert not other.is_closed
+
+
 async def test_kept_session_keeps_its_feed(hub: Hub, room: Room, ada: User) -> None:
     kept, ended = [await hub.sessions.create_session(ada.id) for _ in range(2)]
     async with hub.follow(ada.id, token=kept) as keeping, hub.follow(ada.id, token=ended) as ending:

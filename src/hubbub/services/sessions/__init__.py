@@ -220,6 +220,7 @@ if surplus >= 0 then
         redis.call('DEL', redis_prefix .. prefix .. first_to_end)
     end
     redis.call('ZREMRANGEBYRANK', index, 0, surplus)
+    announce_end(user)
 end
 add_to_index(index, id, ends, expires)
 return now
