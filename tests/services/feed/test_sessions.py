@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -12,7 +13,7 @@ from hubbub.redis import Connection
 from hubbub.services.feed import Follower, followers
 from hubbub.services.sessions import key_of
 from services.feed.reading import seqs, take
-from waiting import HANGS_AFTER_SECONDS
+from waiting import HANGS_AFTER_SECONDS, until
 
 
 async def read_to_end(feed: Follower) -> list[FeedEvent]:
@@ -102,6 +103,44 @@ async def test_session_that_expires_or_was_lost_ends_its_feed_at_a_heartbeat(
         assert await read_to_end(second) == []
         assert await read_to_end(first) == []
         assert not keeping.is_closed
+
+
+async def test_sessions_are_looked_up_in_turn_while_others_are_announced(
+    comparing: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Announcements of one user come faster than heartbeats."""
+    checks, over = comparing._feed._sessions, set[str]()
+
+    async def ended(sessions: Sequence[str]) -> set[str]:
+        return over.intersection(sessions)
+
+    monkeypatch.setattr(checks, "_ended", ended)
+    async with comparing.follow(ada.id, token="x" * 47) as quiet, comparing.follow(ada.id, token="y" * 47) as busy:
+        over.add(key_of("x" * 47).name)
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while not quiet.is_closed:
+                checks.check_soon([busy])
+                await asyncio.sleep(0)
+        assert not busy.is_closed
+
+
+async def test_follower_that_enters_has_no_other_sessions_looked_up(
+    hub: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sessions of all are looked up once, after subscribing. The next heartbeat does not come."""
+    await until(lambda: hub._feed._followers._is_subscribed)
+    asked: list[list[str]] = []
+
+    async def ended(sessions: Sequence[str]) -> set[str]:
+        asked.append(list(sessions))
+        return set()
+
+    monkeypatch.setattr(hub._feed._sessions, "_ended", ended)
+    tokens = [letter * 47 for letter in "abcdefghij"]
+    async with AsyncExitStack() as stack:
+        for token in tokens:
+            await stack.enter_async_context(hub.follow(ada.id, token=token))
+        assert asked == [[key_of(token).name] for token in tokens]
 
 
 async def test_feed_with_a_session_goes_on_without_redis(without_redis: Hub, room: Room, ada: User) -> None:

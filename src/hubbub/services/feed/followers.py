@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from typing import Final, Self
 from uuid import UUID
 
@@ -364,13 +363,13 @@ class SessionChecks:
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[Follower, None] = {}  # those with a session, the next in turn first
         self._due: dict[Follower, None] = {}
+        self._next_round = 0.0
         self.task = BackgroundTask("checking sessions of followers", self._check)
 
     async def enter(self, follower: Follower) -> None:
         """End the follower when its session ends, also if it has ended already."""
         self._followers[follower] = None
         await self._end_ended([follower])
-        self.task.wake()
 
     async def change(self, follower: Follower) -> None:
         """The follower has another session, or none."""
@@ -390,13 +389,16 @@ class SessionChecks:
             self.task.wake()
 
     async def _check(self) -> float:
-        due, self._due = list(self._due), {}
-        if not due:
+        """Look up the sessions that are due. At each heartbeat some of the others are."""
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._next_round:
+            self._next_round = clock() + self._heartbeat_seconds
             part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), USER_ROUND_HEARTBEATS))
-            due = next_in_turn(self._followers, part)
+            self._due |= dict.fromkeys(next_in_turn(self._followers, part))
+        due, self._due = list(self._due), {}
         for start in range(0, len(due), SESSIONS_PER_WRITE):
             await self._end_ended(due[start : start + SESSIONS_PER_WRITE])
-        return self._heartbeat_seconds if self._followers else inf
+        return max(self._next_round - clock(), 0)
 
     async def _end_ended(self, followers: Iterable[Follower]) -> None:
         sessions = {follower: follower.session for follower in followers if follower.session is not None}
