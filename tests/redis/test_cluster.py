@@ -21,7 +21,7 @@ from hubbub.redis.commands import Call
 from hubbub.redis.connection import pack
 from hubbub.redis.connector import slot_of
 from hubbub.redis.replies import as_bytes
-from hubbub.services.sessions import SessionService, key_of, tag_of
+from hubbub.services.sessions import SessionService, find_ended, key_of, tag_of
 from hubbub.testing import empty
 from redis_server import Server
 from redis_topologies import Cluster
@@ -383,6 +383,28 @@ async def test_revocation_while_the_slot_moves_ends_all_sessions(own_cluster: Cl
         ended = await asyncio.gather(*revoking)
         assert ended in ([True, 5], [False, 6])
         assert await asyncio.gather(*map(hub.sessions.get_session, tokens)) == [None] * len(tokens)
+
+
+async def test_sessions_are_looked_up_at_the_primaries_that_can_be_reached(
+    shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(shared_cluster.settings) as (connection, _):
+        names = [f"session:{{{number}}}:id" for number in range(30)]
+        await connection.execute("SET", names[0], "living")
+        nodes = {name: connection._owners[slot_of(f"{connection.prefix}{name}".encode())] for name in names}
+        unreachable = nodes[names[1]]
+        assert unreachable is not None
+        assert unreachable is not nodes[names[0]]
+
+        def execute(*_: object, **__: object) -> asyncio.Future[object]:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(Unavailable("redis", "no connection"))
+            return refused
+
+        monkeypatch.setattr(unreachable, "execute", execute)
+        found = await find_ended(connection, names)
+        assert found == {name: name != names[0] for name in names if nodes[name] is not unreachable}
+        await connection.execute("DEL", names[0])
 
 
 async def test_command_of_a_slot_without_a_node_ends_by_its_deadline(

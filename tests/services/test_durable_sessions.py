@@ -382,7 +382,7 @@ async def test_idle_session_ends_and_a_lookup_prolongs_it_up_to_its_age(
     assert await sessions.get_session(idle) is None
     assert [session.id for session in await sessions.list(ada.id)] == [seen.id]
     names = [key_of(one).name for one in (token, idle)]
-    assert await sessions._find_ended(names) == {names[1]}
+    assert await sessions._find_ended(names) == {names[0]: False, names[1]: True}
 
 
 async def test_one_session_too_many_ends_the_one_that_ends_first(sessions: DurableSessions, ada: User) -> None:

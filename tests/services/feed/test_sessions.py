@@ -111,8 +111,8 @@ async def test_sessions_are_looked_up_in_turn_while_others_are_announced(
     """Announcements of one user come faster than heartbeats."""
     checks, over = comparing._feed._sessions, set[str]()
 
-    async def ended(sessions: Sequence[str]) -> set[str]:
-        return over.intersection(sessions)
+    async def ended(sessions: Sequence[str]) -> dict[str, bool]:
+        return {session: session in over for session in sessions}
 
     monkeypatch.setattr(checks, "_ended", ended)
     async with comparing.follow(ada.id, token="x" * 47) as quiet, comparing.follow(ada.id, token="y" * 47) as busy:
@@ -131,9 +131,9 @@ async def test_follower_that_enters_has_no_other_sessions_looked_up(
     await until(lambda: hub._feed._followers._is_subscribed)
     asked: list[list[str]] = []
 
-    async def ended(sessions: Sequence[str]) -> set[str]:
+    async def ended(sessions: Sequence[str]) -> dict[str, bool]:
         asked.append(list(sessions))
-        return set()
+        return dict.fromkeys(sessions, False)
 
     monkeypatch.setattr(hub._feed._sessions, "_ended", ended)
     tokens = [letter * 47 for letter in "abcdefghij"]
@@ -141,6 +141,28 @@ async def test_follower_that_enters_has_no_other_sessions_looked_up(
         for token in tokens:
             await stack.enter_async_context(hub.follow(ada.id, token=token))
         assert asked == [[key_of(token).name] for token in tokens]
+
+
+async def test_session_that_cannot_be_looked_up_holds_up_no_other(
+    hub: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a cluster with a primary that cannot be reached. The session is looked up again in the next round."""
+    await until(lambda: hub._feed._followers._is_subscribed)
+    checks, known = hub._feed._sessions, dict[str, bool]()
+
+    async def ended(sessions: Sequence[str]) -> dict[str, bool]:
+        return {session: known[session] for session in sessions if session in known}
+
+    monkeypatch.setattr(checks, "_ended", ended)
+    async with hub.follow(ada.id, token="x" * 47) as unknown, hub.follow(ada.id, token="y" * 47) as over:
+        known[key_of("y" * 47).name] = True
+        checks.check_soon([unknown, over])
+        assert await read_to_end(over) == []
+        await until(lambda: unknown in checks._due)
+        assert not unknown.is_closed
+        known[key_of("x" * 47).name] = True
+        checks.task.wake()
+        assert await read_to_end(unknown) == []
 
 
 async def test_feed_with_a_session_goes_on_without_redis(without_redis: Hub, room: Room, ada: User) -> None:

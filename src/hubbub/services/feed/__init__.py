@@ -58,13 +58,13 @@ class Feed:
         heartbeat_seconds: float,
         at_most_behind: int,
         on_rewind: Callable[[UUID], None],
-        ended_sessions: Callable[[Sequence[str]], Awaitable[Set[str]]],
+        ended_sessions: Callable[[Sequence[str]], Awaitable[Mapping[str, bool]]],
         sends: LatencyHistogram,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         """`on_rewind` is called when a follower gets a `Resync` because the log of a room was rewound. It must not
-        wait. `ended_sessions` returns which of the sessions with these keys have ended. `sends` are shown on a
-        console."""
+        wait. `ended_sessions` returns whether the sessions with these keys have ended, without those that it
+        cannot look up at present. `sends` are shown on a console."""
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
         inputs.limit(at_most_behind, longest=2**31, field="follow_at_most_behind")

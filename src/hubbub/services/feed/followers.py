@@ -357,8 +357,10 @@ class SessionChecks:
     well, and all of them after the subscription was interrupted. While Redis is unavailable followers go on.
     """
 
-    def __init__(self, ended: Callable[[Sequence[str]], Awaitable[Set[str]]], *, heartbeat_seconds: float) -> None:
-        """`ended` returns which of the sessions have ended."""
+    def __init__(
+        self, ended: Callable[[Sequence[str]], Awaitable[Mapping[str, bool]]], *, heartbeat_seconds: float
+    ) -> None:
+        """`ended` returns whether each session has ended, without those that it cannot look up at present."""
         self._ended = ended
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[Follower, None] = {}  # those with a session, the next in turn first
@@ -405,12 +407,18 @@ class SessionChecks:
         try:
             ended = await self._ended(list(sessions.values()))
         except Unavailable as error:
-            self._due |= dict.fromkeys(one for one in sessions if one in self._followers)
             logger.info("checking sessions of followers at the next heartbeat, after: %s", error)
-            return
+            ended = {}
         for follower, session in sessions.items():
-            if session in ended and session == follower.session:
+            if session not in ended:
+                self._check_later(follower)
+            elif ended[session] and session == follower.session:
                 follower.close()
+
+    def _check_later(self, follower: Follower) -> None:
+        """Look up its session in the next round, because it is not known whether it has ended."""
+        if follower in self._followers:
+            self._due[follower] = None
 
 
 class Followers:

@@ -21,6 +21,7 @@ A script that ends sessions announces the user on the channel `memberships`, for
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -37,8 +38,7 @@ import msgspec
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Session
-from hubbub.redis import NOW, Connection, Script
-from hubbub.redis.commands import results
+from hubbub.redis import NOW, Connection, Reply, Script
 from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
 from hubbub.renamed import Renamed
 
@@ -446,7 +446,7 @@ return now
         self._clock_offset = now / 1000 - time.monotonic()
         return True
 
-    async def _find_ended(self, names: Sequence[str]) -> set[str]:
+    async def _find_ended(self, names: Sequence[str]) -> dict[str, bool]:
         return await find_ended(self._connection, names)
 
     def _seen_long_ago(self, session: Session) -> bool:
@@ -462,11 +462,23 @@ def _encoded(field: str, data: Mapping[str, object]) -> bytes:
     return inputs.json_object(field, data, longest_bytes=MAX_DATA_BYTES)
 
 
-async def find_ended(connection: Connection, names: Sequence[str]) -> set[str]:
-    """The keys of ended sessions among these. It does not count as a lookup.
+async def find_ended(connection: Connection, names: Sequence[str]) -> dict[str, bool]:
+    """Whether each session has ended, by its key, without those that cannot be looked up at present.
 
-    Raises: Unavailable.
+    It does not count as a lookup. Raises: Unavailable (there is one server, and it cannot be reached).
     """
-    # If one is refused, as by a server that loads its data, nothing is known.
-    lives = results(await connection.execute_many([("PTTL", name) for name in names], writes=False))
-    return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
+    commands = [("PTTL", name) for name in names]
+    lives: Sequence[Reply | BaseException]
+    if connection.is_cluster:  # there `execute_many` raises for all if one primary cannot be reached
+        asked = [connection.execute(*command, writes=False) for command in commands]
+        lives = await asyncio.gather(*asked, return_exceptions=True)
+    else:
+        lives = await connection.execute_many(commands, writes=False)
+    ended: dict[str, bool] = {}
+    for name, life in zip(names, lives, strict=True):
+        if isinstance(life, Unavailable):
+            continue  # unreachable, or refused as by a server that loads its data
+        if isinstance(life, BaseException):
+            raise life
+        ended[name] = life == NO_KEY
+    return ended

@@ -316,11 +316,11 @@ class DurableSessions(SessionService):
         rest = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, b"")
         await self._empty(user_id, [*ended, *(id for id, _ in rest)])
 
-    async def _find_ended(self, names: Sequence[str]) -> set[str]:
-        """The keys of ended sessions among these keys of `SessionService`. Raises: Unavailable."""
+    async def _find_ended(self, names: Sequence[str]) -> dict[str, bool]:
+        """Whether each session has ended, by its key of `SessionService`. Raises: Unavailable."""
         ids = {name: name.rpartition(":")[2] for name in names}
         living = set(await self._executor.fetch_all(_LIVING, [bytes.fromhex(id) for id in ids.values()]))
-        return {name for name, id in ids.items() if id not in living}
+        return {name: id not in living for name, id in ids.items()}
 
     async def _empty_one(self, user_id: UUID | None, key: SessionKey) -> bool:
         if user_id is None:
