@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -27,6 +27,7 @@ from hubbub import (
     NewMessage,
     Options,
     PostgresSettings,
+    RedisSettings,
     Room,
     Settings,
     Unavailable,
@@ -35,7 +36,17 @@ from hubbub import (
 )
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
-from hubbub.services.changes import ENTRIES_PER_READ, PART_LEASE_SECONDS, ChangeFeed, FeedPosition
+from hubbub.redis import Connection as RedisConnection
+from hubbub.redis import Part, ReplyOrError
+from hubbub.services.changes import (
+    ANNOUNCED_EVERY_SECONDS,
+    ENTRIES_PER_READ,
+    IDLE_ANNOUNCE_SECONDS,
+    PART_LEASE_SECONDS,
+    ChangeFeed,
+    Changes,
+    FeedPosition,
+)
 from instrumentation.recording import Recording
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -402,6 +413,38 @@ async def test_commit_of_another_process_wakes_the_feed_through_redis(
 
         await until_it_answers(is_read)
         assert [content(event) for event in await waiting] == ["wake up"]
+
+
+class Publisher(RedisConnection):
+    """Gives the same answer to each PUBLISH, without a server."""
+
+    def __init__(self, receivers: int, *, is_cluster: bool) -> None:
+        super().__init__(RedisSettings(host="none"))
+        self.is_cluster = is_cluster
+        self._receivers = receivers
+
+    def execute_many(
+        self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
+    ) -> asyncio.Future[list[ReplyOrError]]:
+        published = asyncio.get_running_loop().create_future()
+        published.set_result([self._receivers for _ in commands])
+        return published
+
+
+@pytest.mark.parametrize(
+    ("receivers", "is_cluster", "is_postponed"), [(0, False, True), (1, False, False), (0, True, False)]
+)
+async def test_announcements_are_rare_only_where_no_process_subscribes(
+    hub: Hub, receivers: int, is_cluster: bool, is_postponed: bool
+) -> None:
+    """A node of a cluster does not count the subscribers at other nodes."""
+    connection = Publisher(receivers, is_cluster=is_cluster)
+    changes = Changes(hub.changes._executor, connection, hub.changes._subscriptions, heartbeat_seconds=3_600)
+    now = asyncio.get_running_loop().time()
+    changes._publish(now)
+    await asyncio.sleep(0)
+    assert (changes._next_announcement >= now + IDLE_ANNOUNCE_SECONDS) is is_postponed
+    assert (changes._next_announcement == now + ANNOUNCED_EVERY_SECONDS) is not is_postponed
 
 
 async def test_feed_without_redis_reads_at_each_heartbeat(settings: Settings, ada: User, room: Room) -> None:

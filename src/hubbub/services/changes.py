@@ -411,7 +411,9 @@ class Changes:
         published.add_done_callback(self._published)
 
     def _published(self, published: asyncio.Future[list[ReplyOrError]]) -> None:
-        if published.cancelled() or published.exception() is not None or published.result() == [0]:
+        # A node of a cluster counts its own subscribers only.
+        nobody = None if self._connection.is_cluster else [0]
+        if published.cancelled() or published.exception() is not None or published.result() == nobody:
             self._next_announcement = asyncio.get_running_loop().time() + IDLE_ANNOUNCE_SECONDS
 
     def _close(self) -> None:
