@@ -23,6 +23,7 @@ from hubbub.services.presence.leases import (
     leases_key,
     online_key,
 )
+from hubbub.settings import RedisSettings
 from reports import reports
 from services.odd_answers import answering
 from services.presence_events import PresenceListener, opened
@@ -144,6 +145,70 @@ async def test_release_waits_for_its_own_script_and_not_for_a_heartbeat_in_fligh
     may_answer.release()
     await releasing
     await leases.task.close()
+
+
+class LostRedis:
+    """Answers each script at once, then holds all back until it is lost.
+
+    Then one more script of each bucket fails, and others have no answer until the end.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.leases = Leases(
+            Connection(RedisSettings(host="none")),
+            heartbeat_seconds=60,
+            grace_seconds=0,
+            on_transition=lambda _: None,
+        )
+        self.is_answering = self.is_connected = True
+        self.held_back = 0
+        self.lost, self.ended = asyncio.Event(), asyncio.Event()
+        self._failed = set[int]()
+        monkeypatch.setattr(self.leases, "_update", self._update)
+        monkeypatch.setattr(Connection, "connected", property(lambda _: self.is_connected))
+
+    async def _update(self, bucket: int, _: Collection[Lease]) -> list[UUID] | None:
+        if self.is_answering:
+            return []
+        if self.is_connected:
+            self.held_back += 1
+            await self.lost.wait()
+        elif bucket in self._failed:
+            await self.ended.wait()
+        else:
+            self._failed.add(bucket)
+        return None
+
+    async def lose(self) -> None:
+        """Lose it once a script is held back."""
+        await until(lambda: self.held_back > 0)
+        self.is_connected = False
+        self.lost.set()
+
+    async def end(self) -> None:
+        self.ended.set()
+        await self.leases.task.close()
+
+
+@pytest.mark.parametrize("is_exit", [False, True], ids=["enter", "exit"])
+async def test_nobody_waits_for_a_turn_of_their_bucket_once_redis_is_lost(
+    monkeypatch: pytest.MonkeyPatch, is_exit: bool
+) -> None:
+    """A frozen server is noticed by the first script. Each further one would wait for a connection."""
+    monkeypatch.setattr(leases_module, "LEASES_PER_SCRIPT", 1)
+    redis = LostRedis(monkeypatch)
+    held = [Lease(UUID(int=number), None) for number in range(3 * BUCKETS)]
+    redis.leases.start()
+    change = redis.leases.acquire
+    if is_exit:
+        await asyncio.gather(*map(redis.leases.acquire, held))
+        change = redis.leases.release
+    redis.is_answering = False
+    changing = [asyncio.create_task(change(lease)) for lease in held]
+    await redis.lose()
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await asyncio.gather(*changing)
+    await redis.end()
 
 
 async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> None:

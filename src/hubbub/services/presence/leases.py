@@ -193,6 +193,8 @@ class Leases:
         is_renewed = await self._send_heartbeat()
         if not (is_changed and is_renewed):
             await asyncio.sleep(LEASE_RETRY_SECONDS)
+            if not self._connection.connected:
+                self._acknowledge_all()  # nor do callers wait whose changes have not had their turn
             return None
         if self._changed:
             return None
@@ -224,6 +226,9 @@ class Leases:
             released = [*held, *self._changed.pop(bucket, {})]
             held.clear()
             is_acknowledged = is_acknowledged and await self._send_all(bucket, released)
+        self._acknowledge_all()
+
+    def _acknowledge_all(self) -> None:
         _acknowledge(self._acknowledgements.values())
         self._acknowledgements.clear()
 
