@@ -18,8 +18,8 @@ from hubbub.passwords import MIN_COST, Passwords
 from hubbub.redis import Connection, Gap, ReplyError, Subscriptions, connection_to
 from hubbub.redis.cluster import ClusterConnection
 from hubbub.redis.commands import Call
-from hubbub.redis.connection import pack
-from hubbub.redis.connector import slot_of
+from hubbub.redis.connection import Opened, pack
+from hubbub.redis.connector import ClusterConnector, slot_of
 from hubbub.redis.replies import as_bytes
 from hubbub.services.sessions import SessionService, find_ended, key_of, tag_of
 from hubbub.testing import empty
@@ -62,6 +62,33 @@ async def test_commands_reach_the_nodes_of_their_keys_from_one_seed(shared_clust
     await empty(shared_cluster.settings)
     async with connected(shared_cluster.settings) as (connection, _):
         assert [await one.execute("DBSIZE") for one in connection.servers.values()] == [0, 0, 0]
+
+
+async def test_first_node_that_closes_while_the_second_is_tried_is_not_used(
+    shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect_to_next, opened = ClusterConnector._connect_to_next, list[asyncio.Transport]()
+
+    async def connect_once(self: ClusterConnector, client_name: str) -> Opened:
+        if len(opened) == 1:
+            first = opened[0]
+            opened.append(first)
+            kill = ("CLIENT", "KILL", "ADDR", "{}:{}".format(*first.get_extra_info("sockname")))
+            assert await shared_cluster.ask(shared_cluster.of(first.get_extra_info("peername")), *kill) == 1
+            await until(first.is_closing)
+            raise Unavailable("redis", "the second node does not answer")
+        transport, reader = await connect_to_next(self, client_name)
+        opened.append(transport)
+        return transport, reader
+
+    monkeypatch.setattr(ClusterConnector, "_connect_to_next", connect_once)
+    connection = Connection(shared_cluster.settings)
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await connection.start()
+        await until(lambda: connection.connected)
+        assert await connection.execute("PING", deadline_seconds=HANGS_AFTER_SECONDS) == b"PONG"
+        await connection.close()
+    assert len(opened) == 3
 
 
 async def test_doctor_and_top_look_at_every_primary(shared_cluster: Cluster) -> None:

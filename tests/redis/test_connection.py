@@ -17,12 +17,13 @@ import pytest
 
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions, connector
-from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
+from hubbub.redis.connection import INCOMPLETE, Opened, RespProtocol, connect, pause_seconds
+from hubbub.redis.connector import ServerConnector
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
 from redis_server import PASSWORD, Server
 from reports import reports
-from waiting import until
+from waiting import HANGS_AFTER_SECONDS, until
 
 
 class Recorder(RespProtocol):
@@ -52,6 +53,29 @@ async def connected(settings: RedisSettings) -> AsyncIterator[Recorder]:
 
 def open_sockets() -> int:
     return sum(entry.is_socket() for entry in Path("/proc/self/fd").iterdir())
+
+
+async def test_connection_that_ends_with_the_login_is_replaced(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect_to, opened = ServerConnector.connect, list[asyncio.Transport]()
+
+    async def lose_the_first(self: ServerConnector, client_name: str) -> Opened:
+        transport, reader = await connect_to(self, client_name)
+        opened.append(transport)
+        if len(opened) == 1:
+            transport.abort()
+            await asyncio.sleep(0)  # until the protocol of the login is told
+        return transport, reader
+
+    monkeypatch.setattr(ServerConnector, "connect", lose_the_first)
+    connection = Connection(server.settings)
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await connection.start()
+        await until(lambda: connection.connected)
+        assert await connection.execute("PING", deadline_seconds=HANGS_AFTER_SECONDS) == b"PONG"
+        await connection.close()
+    assert len(opened) == 2
 
 
 async def client_info(connection: Connection) -> dict[str, str]:

@@ -391,6 +391,8 @@ class Reconnector(ABC, Generic[P]):
         return pause_seconds(self._failures)
 
     async def _use(self, transport: asyncio.Transport, reader: hiredis.Reader) -> Unavailable:
+        if transport.is_closing():  # a new protocol would never be told that the connection is lost
+            return Unavailable("redis", "the server closed the connection after the login")
         protocol = self._make_protocol(transport, reader)
         transport.set_protocol(protocol)
         protocol.parse()  # what arrived with the last reply of the handshake

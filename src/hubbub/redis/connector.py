@@ -195,6 +195,8 @@ class ClusterConnector(Connector):
         try:
             another = await self._connect_to_next(client_name)
         except Unavailable:  # the first node serves as well
+            if opened[0].is_closing():
+                raise
             self._address = first
             return opened
         except BaseException:
