@@ -67,7 +67,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'checking the presence of all users'",
         lambda hub: existing(hub.presence._check).task,
     ),
-    ("services/presence/leases.py", "'sending leases'", lambda hub: hub.presence._leases.task),
+    ("services/presence/leases.py", "'sending leases'", lambda hub: hub.presence._leases.tasks[0]),
     ("services/presence/leases.py", "'sweeping presence'", lambda hub: hub.presence._sweeper.task),
     ("services/typing_indicators.py", "'expiring typing'", lambda hub: hub.typing._expiry.task),
     ("services/typing_indicators.py", "'stopping typing'", lambda hub: hub.typing._stops.task),

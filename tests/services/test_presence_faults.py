@@ -5,6 +5,7 @@ import gc
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
@@ -342,24 +343,24 @@ async def test_frozen_redis_delays_presence_by_its_deadline_only(own_server: Ser
 
 
 class Scripts:
-    """Counts the leases of each script that is sent, and measures the turns of the event loop."""
+    """Counts the leases of each script, and the scripts of a bucket at a time. Measures turns of the loop."""
 
     def __init__(self, leases: Leases) -> None:
         self.sizes: list[int] = []
         self.most_at_a_time = 0
-        self._in_flight = 0
+        self._in_flight = Counter[int]()
         self.longest_turn_seconds = 0.0
         self._update = leases._update
         leases._update = self.update  # type: ignore[method-assign]
 
     async def update(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
         self.sizes.append(len(leases))
-        self._in_flight += 1
-        self.most_at_a_time = max(self.most_at_a_time, self._in_flight)
+        self._in_flight[bucket] += 1
+        self.most_at_a_time = max(self.most_at_a_time, self._in_flight[bucket])
         try:
             return await self._update(bucket, leases)
         finally:
-            self._in_flight -= 1
+            self._in_flight[bucket] -= 1
 
     async def watch(self) -> None:
         """Measure in processor time, which a busy machine hardly stretches."""

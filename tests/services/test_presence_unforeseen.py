@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
@@ -114,7 +115,7 @@ async def test_lease_is_sent_again_after_a_malformed_reply() -> None:
             await leases.acquire(lease := Lease(ada, None))
             await until(lambda: len(came) == 2)  # the first script may have run
             await leases.release(lease)
-            await leases.task.close()
+            await leases.close()
     assert came[:2] == [[ada], [ada]]
     assert [context["message"] for context in reported] == ["sending leases failed"]
 
@@ -144,7 +145,7 @@ async def test_release_waits_for_its_own_script_and_not_for_a_heartbeat_in_fligh
     assert not releasing.done()
     may_answer.release()
     await releasing
-    await leases.task.close()
+    await leases.close()
 
 
 class LostRedis:
@@ -187,7 +188,7 @@ class LostRedis:
 
     async def end(self) -> None:
         self.ended.set()
-        await self.leases.task.close()
+        await self.leases.close()
 
 
 @pytest.mark.parametrize("is_exit", [False, True], ids=["enter", "exit"])
@@ -209,6 +210,43 @@ async def test_nobody_waits_for_a_turn_of_their_bucket_once_redis_is_lost(
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         await asyncio.gather(*changing)
     await redis.end()
+
+
+async def test_bucket_that_does_not_answer_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a cluster the buckets are on several servers."""
+    monkeypatch.setattr(Connection, "connected", property(lambda _: True))
+    connection = Connection(RedisSettings(host="none"))
+    leases = Leases(connection, heartbeat_seconds=0.1, grace_seconds=0, on_transition=lambda _: None)
+    hanging, healthy = range(6), range(6, BUCKETS)
+    has_failed, is_back = asyncio.Event(), False
+    sent, in_flight, most_in_flight = Counter[int](), Counter[int](), Counter[int]()
+
+    async def update(bucket: int, _: Collection[Lease]) -> list[UUID] | None:
+        sent[bucket] += 1
+        in_flight[bucket] += 1
+        most_in_flight[bucket] = max(most_in_flight[bucket], in_flight[bucket])
+        if bucket in hanging and not is_back:
+            await has_failed.wait()
+            in_flight[bucket] -= 1
+            return None
+        await asyncio.sleep(0)
+        in_flight[bucket] -= 1
+        return []
+
+    monkeypatch.setattr(leases, "_update", update)
+    leases.start()
+    entering = [asyncio.create_task(leases.acquire(Lease(UUID(int=bucket), None))) for bucket in range(BUCKETS)]
+    await until(lambda: all(sent[bucket] >= 3 for bucket in healthy))
+    assert [sent[bucket] for bucket in hanging] == [1] * len(hanging)
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await leases.acquire(Lease(UUID(int=BUCKETS + healthy[0]), None))
+        assert [task.done() for task in entering] == [bucket in healthy for bucket in range(BUCKETS)]
+        has_failed.set()
+        await asyncio.gather(*entering)
+        is_back = True
+        await until(lambda: all(sent[bucket] >= 5 for bucket in range(BUCKETS)))
+        await leases.close()
+    assert set(most_in_flight.values()) == {1}
 
 
 async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> None:
@@ -272,7 +310,7 @@ async def hold_from_a_killed_process(connection: Connection, *users: UUID) -> No
         await killed.acquire(Lease(user_id, None))
     for held in killed._held:
         held.clear()
-    await killed.task.close()
+    await killed.close()
 
 
 async def test_clock_that_goes_ahead_puts_no_user_offline(

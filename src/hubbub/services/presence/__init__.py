@@ -158,7 +158,7 @@ class Presence:
         if self._check is not None:
             await self._check.task.close()
         await self._sweeper.task.close()
-        await self._leases.task.close()
+        await self._leases.close()
         await self._column.task.close()
 
     def online(self, user_id: UUID, device: str | None = None) -> AbstractAsyncContextManager[None]:

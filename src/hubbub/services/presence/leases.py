@@ -1,4 +1,4 @@
-"""The leases of presence in Redis: one task of each process sends its own, another ends those not renewed by any.
+"""The leases of presence in Redis: tasks of each process send its own, another ends those not renewed by any.
 
 Users are divided into buckets, so that all keys of a script are in one hash slot and each script is short.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -116,12 +117,13 @@ class Lease:
 
 
 class Leases:
-    """The leases that this process holds, and the task that sends their changes and renewals to Redis.
+    """The leases that this process holds, and the tasks that send their changes and renewals to Redis.
 
-    The task runs one script at a time, so that no change overtakes another. A heartbeat that was sent before a
-    lease was released cannot arrive after it and restore the lease. A heartbeat renews all leases of a bucket. The
-    buckets take turns over the interval and alternate with changes, so that many users who connect at once do not
-    delay the heartbeats.
+    The task of a bucket runs one script at a time, so that no change overtakes another. A heartbeat that was sent
+    before a lease was released cannot arrive after it and restore the lease. A heartbeat renews all leases of a
+    bucket. Those of the buckets are spread over the interval. They alternate with changes, so that many users who
+    connect at once do not delay the heartbeats. Buckets do not wait for each other: in a cluster they are on
+    several servers, and one of them may not answer.
 
     `on_transition` is called with the users that may have come online.
     """
@@ -140,24 +142,34 @@ class Leases:
         self._grace_seconds = grace_seconds
         self._on_transition = on_transition
         self._held: list[dict[Lease, None]] = [{} for _ in range(BUCKETS)]
-        self._changed: dict[int, dict[Lease, None]] = {}
+        self._changed: list[dict[Lease, None]] = [{} for _ in range(BUCKETS)]
         self._acknowledgements: dict[Lease, asyncio.Future[None]] = {}
         self._heartbeats_at = [0.0] * BUCKETS
-        self.task = BackgroundTask("sending leases", self._send_due, finish=self._release_all)
+        self.tasks = [
+            BackgroundTask(
+                "sending leases", partial(self._send_due, bucket), finish=partial(self._release_all, bucket)
+            )
+            for bucket in range(BUCKETS)
+        ]
 
     def start(self) -> None:
         """Begin to send heartbeats. A second start does nothing."""
-        if not self.task.is_running:
-            now = asyncio.get_running_loop().time()
-            self._heartbeats_at = [now + self._heartbeat_seconds * bucket / BUCKETS for bucket in range(BUCKETS)]
-            self.task.start()
+        now = asyncio.get_running_loop().time()
+        for bucket, task in enumerate(self.tasks):
+            if not task.is_running:
+                self._heartbeats_at[bucket] = now + self._heartbeat_seconds * bucket / BUCKETS
+                task.start()
+
+    async def close(self) -> None:
+        """Release all leases. Idempotent."""
+        await asyncio.gather(*[task.close() for task in self.tasks])
 
     async def acquire(self, lease: Lease) -> None:
         """Hold the lease from now on. Returns when Redis has acknowledged it, or cannot be reached.
 
-        Raises: Unavailable (in another process or event loop than that of the task).
+        Raises: Unavailable (in another process or event loop than that of the tasks).
         """
-        self.task.check("presence")
+        self.tasks[lease.bucket].check("presence")
         self._held[lease.bucket][lease] = None
         await self._send_soon(lease)
 
@@ -176,11 +188,11 @@ class Leases:
         """Do not wait for the next heartbeat of this bucket. Redis may have lost it."""
         if self._held[bucket]:
             self._heartbeats_at[bucket] = asyncio.get_running_loop().time()
-            self.task.wake()
+            self.tasks[bucket].wake()
 
     async def _send_soon(self, lease: Lease) -> None:
-        self._changed.setdefault(lease.bucket, {})[lease] = None
-        self.task.wake()
+        self._changed[lease.bucket][lease] = None
+        self.tasks[lease.bucket].wake()
         if not self._connection.connected:
             return  # callers do not wait for the end of an outage; the change is sent then
         acknowledged = self._acknowledgements.get(lease)
@@ -188,49 +200,40 @@ class Leases:
             acknowledged = self._acknowledgements[lease] = asyncio.get_running_loop().create_future()
         await acknowledged
 
-    async def _send_due(self) -> float | None:
-        is_changed = await self._send_changes()
-        is_renewed = await self._send_heartbeat()
+    async def _send_due(self, bucket: int) -> float | None:
+        is_changed = await self._send_changes(bucket)
+        is_renewed = await self._send_heartbeat(bucket)
         if not (is_changed and is_renewed):
             await asyncio.sleep(LEASE_RETRY_SECONDS)
             if not self._connection.connected:
-                self._acknowledge_all()  # nor do callers wait whose changes have not had their turn
+                # Nor do callers wait whose changes have not had their turn.
+                _acknowledge(self._take_acknowledgements(self._changed[bucket]))
             return None
-        if self._changed:
+        if self._changed[bucket]:
             return None
-        return max(0.0, min(self._heartbeats_at) - asyncio.get_running_loop().time())
+        return max(0.0, self._heartbeats_at[bucket] - asyncio.get_running_loop().time())
 
-    async def _send_changes(self) -> bool:
-        """Send the changes of the bucket that has waited longest, as many as fit into one script."""
-        if not self._changed:
-            return True
-        bucket = next(iter(self._changed))
-        changed = self._changed.pop(bucket)
-        leases = take(changed, LEASES_PER_SCRIPT)
-        if changed:
-            self._changed[bucket] = changed
-        return await self._send(bucket, leases)
+    async def _send_changes(self, bucket: int) -> bool:
+        """Send as many changes as fit into one script."""
+        return await self._send(bucket, take(self._changed[bucket], LEASES_PER_SCRIPT))
 
-    async def _send_heartbeat(self) -> bool:
+    async def _send_heartbeat(self, bucket: int) -> bool:
         now = asyncio.get_running_loop().time()
-        bucket = self._heartbeats_at.index(min(self._heartbeats_at))
         if self._heartbeats_at[bucket] > now:
             return True
         self._heartbeats_at[bucket] = now + self._heartbeat_seconds
         return await self._send_all(bucket, list(self._held[bucket]))
 
-    async def _release_all(self) -> None:
-        """Release all leases. Those that Redis does not acknowledge end by themselves."""
-        is_acknowledged = True
-        for bucket, held in enumerate(self._held):
-            released = [*held, *self._changed.pop(bucket, {})]
-            held.clear()
-            is_acknowledged = is_acknowledged and await self._send_all(bucket, released)
-        self._acknowledge_all()
+    async def _release_all(self, bucket: int) -> None:
+        """Release all leases of a bucket. Those that Redis does not acknowledge end by themselves."""
+        released = [*self._held[bucket], *self._changed[bucket]]
+        self._held[bucket].clear()
+        self._changed[bucket].clear()
+        await self._send_all(bucket, released)
+        _acknowledge(self._take_acknowledgements(released))
 
-    def _acknowledge_all(self) -> None:
-        _acknowledge(self._acknowledgements.values())
-        self._acknowledgements.clear()
+    def _take_acknowledgements(self, leases: Iterable[Lease]) -> list[asyncio.Future[None] | None]:
+        return [self._acknowledgements.pop(lease, None) for lease in leases]
 
     async def _send_all(self, bucket: int, leases: Sequence[Lease]) -> bool:
         for start in range(0, len(leases), LEASES_PER_SCRIPT):
@@ -244,7 +247,7 @@ class Leases:
             return True
         came: list[UUID] | None = None
         # Only of what is sent here: a lease may be released while a heartbeat with it is in flight.
-        waiting = [self._acknowledgements.pop(lease, None) for lease in leases]
+        waiting = self._take_acknowledgements(leases)
         try:
             with ReportErrors("sending leases"):
                 came = await self._update(bucket, leases)
@@ -316,11 +319,11 @@ class Leases:
 
     def _send_again(self, bucket: int, leases: Iterable[Lease]) -> None:
         now = asyncio.get_running_loop().time()
-        self._heartbeats_at[bucket] = now  # after the buckets that are overdue already
+        self._heartbeats_at[bucket] = now
         for lease in leases:
             # A lease that has ended needs no release. This bounds the changes that wait during an outage.
             if lease not in self._held[bucket] and lease.ends_at > now:
-                self._changed.setdefault(bucket, {})[lease] = None
+                self._changed[bucket][lease] = None
 
 
 def _acknowledge(waiting: Iterable[asyncio.Future[None] | None]) -> None:
