@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import threading
@@ -12,6 +13,7 @@ from history import histories
 from hubbub.history import source as module
 from hubbub.history.lines import MAX_LINE_BYTES
 from hubbub.history.source import CHUNK, Batch, Source, batches, read_lines
+from hubbub.postgres import Copy, Pool
 
 
 def test_source_ends_with_its_file_and_leaves_it_open(tmp_path: Path) -> None:
@@ -139,3 +141,45 @@ def test_batch_finds_the_last_checkpoint_of_its_own_file(monkeypatch: pytest.Mon
     assert first.reached([ends[0], ends[2]]) == ends[2]
     assert second.reached([ends[5]]) == ends[5]
     assert second.reached([ends[5]._replace(digest=ends[4].digest)]) is None
+
+
+class CountingHash:
+    """A SHA-256 that counts, over all of them, the bytes that are hashed and the digests."""
+
+    hashed = 0
+    digests = 0
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._hash = hashlib.sha256()
+        self.update(content)
+
+    def update(self, content: bytes) -> None:
+        CountingHash.hashed += len(content)
+        self._hash.update(content)
+
+    def copy(self) -> CountingHash:
+        other = CountingHash()
+        other._hash = self._hash.copy()
+        return other
+
+    def digest(self) -> bytes:
+        CountingHash.digests += 1
+        return self._hash.digest()
+
+
+async def test_checkpoints_of_other_files_cost_one_pass_over_each_batch(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [2, 5, 12, 18]
+    async with pool.transaction() as transaction:
+        others = [(os.urandom(32), ends[number % 4]) for number in range(1_000)]
+        await transaction.copy(Copy("hubbub_imports", ("digest", "lines")), others)
+    monkeypatch.setattr(module, "BATCH_LINES", 10)
+    monkeypatch.setattr(module, "sha256", CountingHash)
+    monkeypatch.setattr(CountingHash, "hashed", 0)
+    monkeypatch.setattr(CountingHash, "digests", 0)
+    content = histories.message_lines(*map(str, range(20)))
+    imported = await histories.load(pool, content)
+    assert (imported.messages, imported.continued_from) == (20, 0)
+    assert CountingHash.hashed < 2 * len(content) + 100
+    assert CountingHash.digests <= len(ends) + 2 + 2  # the ends of batches, and the step after the import

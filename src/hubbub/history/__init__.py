@@ -295,7 +295,8 @@ class Import:
 
     @staticmethod
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
-        return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
+        known = await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines)
+        return await asyncio.to_thread(batch.reached, known) if known else None
 
     def _count(
         self, batch: Batch, before: Checkpoint | None, created: list[LineUser], replay: Replay | None

@@ -170,8 +170,10 @@ class Batch:
         self.damage: Refusal | None = None
         self._digest_before = digest_before
         self._raw = raw
-        self.digest = self._digest_after(len(raw))
+        self.digest = digest_before.copy()
+        self.digest.update(_with_line_ends(raw))
         self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
+        self._digests = {len(raw): self.checkpoint.digest}  # by number of lines of the batch
         self.taken: list[TakenLine] = [
             (number, line, equals.count(line)) for number, line in _parsed(enumerate(raw, before + 1), self.refuse)
         ]
@@ -182,15 +184,24 @@ class Batch:
     def reached(self, known: list[Checkpoint]) -> Checkpoint | None:
         """The last of these checkpoints that is one of this file, None if there is none.
 
-        `known` are checkpoints of any files whose number of lines lies within the batch.
+        `known` are checkpoints of any files whose number of lines lies within the batch. The lines, up to
+        8 MiB, are hashed once for all of them.
         """
-        ours = [one for one in known if self._digest_after(one.lines - self.before).digest() == one.digest]
+        self._add_digests({one.lines - self.before for one in known} - self._digests.keys())
+        ours = [one for one in known if self._digests[one.lines - self.before] == one.digest]
         return max(ours, key=lambda one: one.lines, default=None)
 
-    def _digest_after(self, count: int) -> _Hash:
-        digest = self._digest_before.copy()
-        digest.update(b"\n".join([*self._raw[:count], b""]))
-        return digest
+    def _add_digests(self, counts: Iterable[int]) -> None:
+        """Compute the digests after so many lines of the batch, in one pass over them."""
+        digest, hashed = self._digest_before.copy(), 0
+        for count in sorted(counts):
+            digest.update(_with_line_ends(self._raw[hashed:count]))
+            self._digests[count] = digest.digest()
+            hashed = count
+
+
+def _with_line_ends(raw: Iterable[bytes]) -> bytes:
+    return b"\n".join([*raw, b""])
 
 
 def batches(file: io.BufferedReader) -> Iterator[Batch]:
