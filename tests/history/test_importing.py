@@ -3,8 +3,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -43,6 +46,7 @@ from hubbub.deletions import HIDE_ACCOUNT
 from hubbub.history import History, Import, Imported, Refusal, derive_room_id, derive_user_id, source
 from hubbub.history.lines import FIRST_TIME, LAST_TIME
 from hubbub.postgres import Pool
+from hubbub.postgres.connection import Connection, run
 from log import log_of
 from services.feed.reading import take
 
@@ -269,6 +273,62 @@ async def test_import_reports_a_change_of_every_room_that_grew(pool: Pool) -> No
     await History(pool, reported.append).load(as_file(conversation(30)))
     rooms = {change.room_id for change in reported if isinstance(change, RoomTouched)}
     assert rooms == {derive_room_id(f"room {n}") for n in range(3)}
+
+
+AtCommit = Callable[[int, Callable[[Connection], Awaitable[object]]], None]
+
+
+@pytest.fixture
+def at_commit(monkeypatch: pytest.MonkeyPatch) -> AtCommit:
+    """A function that has something else done at the n-th COMMIT from then on. The answer to it is lost."""
+
+    def replace_commit(number: int, instead: Callable[[Connection], Awaitable[object]]) -> None:
+        numbers = count(1)
+
+        async def lost(connection: Connection, *args: Any, name: str, **options: Any) -> object:  # noqa: ANN401
+            if name != "COMMIT" or next(numbers) != number:
+                return await run(connection, *args, name=name, **options)
+            await instead(connection)
+            raise Unavailable("postgresql", "lost", outcome_unknown=True) from ConnectionResetError()
+
+        monkeypatch.setattr("hubbub.postgres.transaction.run", lost)
+
+    return replace_commit
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_batch_is_reported_and_counted_although_the_answer_to_its_commit_is_lost(
+    pool: Pool, other_pool: Pool, small_batches: None, number: int, at_commit: AtCommit
+) -> None:
+    expected: list[Change] = []
+    # The times descend: entries of this import must not be taken for later entries of others.
+    file = line(user="[FiDo] ") + b"".join(
+        line(["join", "leave", "message"][n % 3], user=f"user{n % 2}", at=f"2004-11-15T12:{59 - n}:00Z")
+        for n in range(29)
+    )
+    undisturbed = await History(other_pool, expected.append).load(as_file(file))
+    at_commit(number, lambda connection: connection.execute("COMMIT"))
+    reported: list[Change] = []
+    imported = await History(pool, reported.append).load(as_file(file))
+    assert (imported.renamed_count, imported.continued_from) == (1, 0)
+    assert imported == undisturbed
+    assert reported == expected
+
+
+async def test_batch_that_another_import_stored_after_a_lost_commit_was_known(
+    pool: Pool, small_batches: None, at_commit: AtCommit
+) -> None:
+    file = conversation(9)
+
+    async def undo(connection: Connection) -> None:
+        await connection.execute("ROLLBACK")
+        await load(pool, file)
+
+    at_commit(1, undo)
+    reported: list[Change] = []
+    imported = await History(pool, reported.append).load(as_file(file))
+    assert (imported.messages, imported.known, imported.users, imported.continued_from) == (0, 9, 0, 9)
+    assert reported == []
 
 
 async def test_message_with_a_known_id_is_skipped_or_refused_if_it_differs(

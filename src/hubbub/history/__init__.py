@@ -18,14 +18,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedIOBase
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.background import jittered
 from hubbub.commits import OnCommit, RoomTouched, UserChanged, ignore
 from hubbub.errors import Conflict, Invalid, NotFound, Unavailable
-from hubbub.history.existing import OtherEntries, find_existing
+from hubbub.history.existing import Existing, OtherEntries, find_existing
 from hubbub.history.export import export as export_room
 from hubbub.history.lines import (
     AnyLine,
@@ -41,9 +41,18 @@ from hubbub.history.lines import (
 )
 from hubbub.history.replay import Replay, store
 from hubbub.history.rooms import Members, RoomLog, lock_rooms
-from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal, read_lines
+from hubbub.history.source import (
+    CHECKPOINTS,
+    SAVE_CHECKPOINT,
+    STORED_BY,
+    Batch,
+    BatchReader,
+    Checkpoint,
+    Refusal,
+    read_lines,
+)
 from hubbub.history.users import LineUser, LineUsers, Renamed
-from hubbub.postgres import Executor, Pool, Replicas, Statement, not_supported
+from hubbub.postgres import Executor, OpenTransaction, Pool, Replicas, Statement, not_supported
 from hubbub.sql import folded, not_deleted
 
 __all__ = [
@@ -193,6 +202,19 @@ class Imported:
     renamed_count: int = 0
 
 
+class Stored(NamedTuple):
+    """A batch that is stored: the checkpoint in it that an earlier run had stored, and the users that it created.
+
+    Only the run that stored the last of its lines has the replay, `existing` and the id of the transaction.
+    """
+
+    before: Checkpoint | None
+    created: list[LineUser]
+    replay: Replay | None = None
+    existing: Existing | None = None
+    transaction_id: str | None = None
+
+
 class _ConcurrentImport(Exception):
     """Another import of the same lines has committed some of them."""
 
@@ -210,6 +232,7 @@ class Import:
         self._imported_heads = ImportedHeads()
         self._rejected_rooms: set[UUID] = set()
         self._find_without_ids = False  # after a conflict, until a batch has no known lines
+        self._unanswered: Stored | None = None  # the attempt at this batch whose outcome is unknown
 
     async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
         """Import all of it. A thread reads and parses a batch while PostgreSQL is busy with the one before."""
@@ -221,13 +244,14 @@ class Import:
 
     async def _take(self, batch: Batch, while_stored: Callable[[], object]) -> None:
         if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
-            self._count(batch, None, [], None)
+            self._count(batch, Stored(None, []))
             return
-        before, created, replay = await self._retry(partial(self._store, batch, while_stored))
-        self._imported_heads.advance(batch, before, () if replay is None else replay.rooms.values())
+        stored = await self._retry(partial(self._store, batch, while_stored))
+        rooms = () if stored.replay is None else stored.replay.rooms.values()
+        self._imported_heads.advance(batch, stored.before, rooms)
         if batch.is_last:
             await self._retry(partial(self._imported_heads.store, self._pool, batch.checkpoint))
-        self._count(batch, before, created, replay)
+        self._count(batch, stored)
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """An attempt may be repeated even if the one before was committed: its rows are found."""
@@ -252,59 +276,80 @@ class Import:
             self._users.forget()
             self._members.forget()
 
-    async def _store(
-        self, batch: Batch, while_stored: Callable[[], object]
-    ) -> tuple[Checkpoint | None, list[LineUser], Replay | None]:
-        """The checkpoint in the batch that an earlier run had stored, the users that were created, the replay."""
-        lines = [line for _, line, _ in batch.taken]
-        async with self._pool.transaction() as transaction:
-            before = await self._reached(transaction, batch)
-            if before == batch.checkpoint:  # later lines may refer to its users and rooms
-                lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
-                if not lines:
-                    return before, [], None
-            created = await self._users.find_or_create(transaction, lines)
-            rooms = await lock_rooms(transaction, lines, self._users, self._rejected_rooms)
-            if before == batch.checkpoint:
-                return before, created, None
-            if await self._reached(transaction, batch) != before:  # until the rooms were locked
-                raise _ConcurrentImport
-            todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
-            members = self._members
-            snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
-            others = {room.id: spans for room in rooms if (spans := members.others(room.id, room.last_seq))}
-            existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
-            existing.is_continued = self.state.continued_from > 0 or before is not None
-            if others:
-                await self._other_entries.locate(
-                    transaction, existing, todo, self._users, snapshots, others=others
-                )
-            logs = [RoomLog(room, snapshots[room.id], members.roles_before.get(room.id, {})) for room in rooms]
-            replay = Replay(logs, self._users, existing)
-            await store(transaction, replay, todo, while_stored)
-            await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
-            for user in created:
-                transaction.after_commit(partial(self._on_commit, UserChanged(user.account.id)))
-            for room in replay.rooms.values():
-                transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
+    async def _store(self, batch: Batch, while_stored: Callable[[], object]) -> Stored:
+        """Store a batch, report its changes, and remember what later batches need.
+
+        If the answer to the COMMIT was lost, the next attempt does the latter two once it finds the batch stored.
+        """
+        stored = None
+        try:
+            async with self._pool.transaction() as transaction:
+                stored = await self._store_in(transaction, batch, while_stored)
+        except Unavailable as error:
+            if error.outcome_unknown and stored is not None and stored.replay is not None:
+                self._unanswered = stored
+            raise
+        if stored.replay is None and self._unanswered is not None:
+            stored = self._unanswered._replace(created=self._unanswered.created + stored.created)
+        self._unanswered = None
+        if stored.replay is not None and stored.existing is not None:
+            self._after_commit(stored.created, stored.replay, stored.existing)
+        return stored
+
+    def _after_commit(self, created: list[LineUser], replay: Replay, existing: Existing) -> None:
+        for user in created:
+            self._pool.after_commit(partial(self._on_commit, UserChanged(user.account.id)))
+        for room in replay.rooms.values():
+            self._pool.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
         self._other_entries.stored(existing)
         for room in replay.rooms.values():
             self._members.stored(room.id, room.start_seq, room.last_seq, room.roles_before)
-        return before, created, replay
+
+    async def _store_in(
+        self, transaction: OpenTransaction, batch: Batch, while_stored: Callable[[], object]
+    ) -> Stored:
+        lines = [line for _, line, _ in batch.taken]
+        before = await self._reached(transaction, batch)
+        if before == batch.checkpoint:  # later lines may refer to its users and rooms
+            if self._unanswered is not None:
+                stored_by = await transaction.fetch_one(STORED_BY, batch.checkpoint.digest)
+                if stored_by != self._unanswered.transaction_id:  # by another import of the same lines
+                    self._unanswered = None
+            lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
+            if not lines:
+                return Stored(before, [])
+        created = await self._users.find_or_create(transaction, lines)
+        rooms = await lock_rooms(transaction, lines, self._users, self._rejected_rooms)
+        if before == batch.checkpoint:
+            return Stored(before, created)
+        if await self._reached(transaction, batch) != before:  # until the rooms were locked
+            raise _ConcurrentImport
+        todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
+        members = self._members
+        snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
+        others = {room.id: spans for room in rooms if (spans := members.others(room.id, room.last_seq))}
+        existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
+        existing.is_continued = self.state.continued_from > 0 or before is not None
+        if others:
+            await self._other_entries.locate(transaction, existing, todo, self._users, snapshots, others=others)
+        logs = [RoomLog(room, snapshots[room.id], members.roles_before.get(room.id, {})) for room in rooms]
+        replay = Replay(logs, self._users, existing)
+        await store(transaction, replay, todo, while_stored)
+        await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
+        transaction_id = await transaction.fetch_one(STORED_BY, batch.checkpoint.digest)
+        return Stored(before, created, replay, existing, transaction_id)
 
     @staticmethod
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         known = await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines)
         return await asyncio.to_thread(batch.reached, known) if known else None
 
-    def _count(
-        self, batch: Batch, before: Checkpoint | None, created: list[LineUser], replay: Replay | None
-    ) -> None:
-        state = self.state
+    def _count(self, batch: Batch, stored: Stored) -> None:
+        state, replay = self.state, stored.replay
         state.lines = batch.checkpoint.lines
-        if before is not None:
-            state.continued_from = before.lines
+        if stored.before is not None:
+            state.continued_from = stored.before.lines
         refused = list(batch.refused)
         used = 0
         if replay is not None:
@@ -320,8 +365,8 @@ class Import:
             refused.append(batch.damage)
         for refusal in sorted(refused):
             state.refusals.add(*refusal)
-        state.users += len(created)
-        renamed = [user.renamed for user in created if user.renamed is not None]
+        state.users += len(stored.created)
+        renamed = [user.renamed for user in stored.created if user.renamed is not None]
         state.renamed_count += len(renamed)
         state.renamed += renamed[: REPORTED - len(state.renamed)]
 

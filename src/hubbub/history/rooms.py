@@ -188,7 +188,8 @@ class Members:
 
     def stored(self, room_id: UUID, start_seq: int, last_seq: int, roles_before: dict[UUID, Role | None]) -> None:
         """Remember a room as the batch has left it, which has made it grow from `start_seq`."""
-        self._snapshots[room_id].last_seq = last_seq
+        if (snapshot := self._snapshots.get(room_id)) is not None:  # none if all were forgotten since
+            snapshot.last_seq = last_seq
         if others := self.others(room_id, start_seq):
             self._others[room_id] = others
         self._ends[room_id] = last_seq

@@ -153,6 +153,13 @@ SAVE_CHECKPOINT = Statement(
     "history.save_checkpoint", int, "INSERT INTO hubbub_imports (digest, lines) VALUES ($1, $2)"
 )
 
+# The id of the transaction that stored the row. No row is changed later.
+STORED_BY = Statement(
+    "history.stored_by",
+    lambda transaction_id: transaction_id,
+    "SELECT xmin::text AS transaction_id FROM hubbub_imports WHERE digest = $1",
+)
+
 
 class Batch:
     """Consecutive lines of a file, committed together. `taken` are those that can be stored.
