@@ -5,6 +5,7 @@ import gzip
 import io
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,17 @@ async def test_import_reports_a_change_of_every_room_that_grew(pool: Pool) -> No
     await History(pool, reported.append).load(as_file(conversation(30)))
     rooms = {change.room_id for change in reported if isinstance(change, RoomTouched)}
     assert rooms == {derive_room_id(f"room {n}") for n in range(3)}
+
+
+async def test_long_nicknames_are_told_apart_and_not_kept(hub: Hub, pool: Pool, small_batches: None) -> None:
+    nicknames = ["x" * 20_000, "x" * 19_999 + "y", sha256(b"x" * 20_000).hexdigest(), "short"]
+    running = Import(pool, lambda _: None)
+    file = b"".join(line(user=nicknames[n % 4], content=str(n % 4)) for n in range(40))
+    imported = await running.run(as_file(file), lambda _: None)
+    assert (imported.messages, imported.users) == (40, 4)
+    page = await hub.messages.page(derive_room_id("#chat"), limit=40)
+    assert all(message.user_id == derive_user_id(nicknames[int(message.content)]) for message in page.items)
+    assert max(len(key) for key in running._users._ids if not isinstance(key, UUID)) <= 100
 
 
 AtCommit = Callable[[int, Callable[[Connection], Awaitable[object]]], None]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,8 @@ from hubbub.history.lines import (
     PAYLOAD_FIELDS,
     JoinLine,
     MessageLine,
+    derive_user_id,
+    message_id_of,
     parse_line,
 )
 
@@ -190,3 +194,13 @@ def test_nil_uuid_is_refused_in_the_members_of_a_direct_room_and_accepted_in_con
 
 def test_message_with_a_seq_is_parsed_without_an_author() -> None:
     assert parse_line(line(user=None, seq=4)).at.year == 2004
+
+
+def test_long_nickname_is_not_kept() -> None:
+    parsed = parse_line(line(user="long" * 5_000))
+    assert isinstance(parsed, MessageLine)
+    assert parsed.user is not None
+    message_id_of(parsed, 0)
+    derive_user_id(parsed.user)
+    other = msgspec.structs.replace(parsed, user="y" * len(parsed.user))
+    assert sys.getrefcount(parsed.user) == sys.getrefcount(other.user)

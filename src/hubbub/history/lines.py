@@ -30,6 +30,10 @@ ends does not fill the memory."""
 DISTINCT_NAMES: Final = 10_000
 """How many names of rooms and users are remembered as checked, or with their ids: most lines repeat one of few."""
 
+KEPT_LENGTH: Final = 100
+"""The longest name that is remembered. A nickname of 20,000 characters is taken, but thousands of them would fill
+the memory."""
+
 REMEMBERED_MESSAGES: Final = 100_000
 """Equal messages are distinguished if fewer than this many others are between them: 20 MB. Further apart, two
 messages that are equal to the microsecond are one message that the file has twice."""
@@ -68,7 +72,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         elif self.room_id is None:
             raise Invalid("room", "is required, or room_id")
         if self.user is not None:
-            _check_name("user", self.user, inputs.CONTENT_LENGTH)
+            _check_nickname(self.user)
         elif self.user_id is None and self.seq is None:
             raise Invalid("user", "is required, or user_id")
 
@@ -192,7 +196,7 @@ class UserLine(
     external_id: str | None = None
 
     def check(self) -> None:
-        _check_name("user", self.user, inputs.CONTENT_LENGTH)
+        _check_nickname(self.user)
         if self.email is not None:
             # The rule of the column, not that of `inputs.email`: what one database stores, another can store.
             email = inputs.text("email", self.email, longest=inputs.EMAIL_LENGTH)
@@ -280,6 +284,11 @@ def _check_name(field: str, value: str, longest: int) -> None:
     inputs.imported_text(field, value, longest=longest)
 
 
+def _check_nickname(nickname: str) -> None:
+    check = _check_name if len(nickname) <= KEPT_LENGTH else _check_name.__wrapped__
+    check("user", nickname, inputs.CONTENT_LENGTH)
+
+
 def metadata_of(line: MessageLine | MemberLine | UserLine | RoomLine) -> str | None:
     """The metadata on a line, as JSON to store. Raises: Invalid."""
     if line.metadata is NO_METADATA:
@@ -316,9 +325,14 @@ def derive_room_id(name: str) -> UUID:
     return _derive_id(f"room\0{name}")
 
 
-@lru_cache(maxsize=DISTINCT_NAMES)
 def _identity(nickname: str) -> str:
     """The key of a nickname. Nicknames of one user have the same key."""
+    compute = _compute_identity if len(nickname) <= KEPT_LENGTH else _compute_identity.__wrapped__
+    return compute(nickname)
+
+
+@lru_cache(maxsize=DISTINCT_NAMES)
+def _compute_identity(nickname: str) -> str:
     try:
         return inputs.same_name(inputs.username(nickname))
     except Invalid:

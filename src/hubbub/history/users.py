@@ -9,7 +9,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
-from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id, metadata_of
+from hubbub.history.lines import KEPT_LENGTH, AnyLine, Line, RoomLine, UserLine, derive_user_id, metadata_of
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import folded, not_deleted, username_key
 
@@ -55,8 +55,14 @@ def marked(nickname: str, mark: str) -> str:
     return accepted(nickname)[: inputs.USERNAME_LENGTH - len(ending)].rstrip() + ending
 
 
-# How a line refers to a user: by id, or else by nickname.
-UserKey = UUID | str
+# How a line refers to a user: by id, or else by nickname. A long nickname is replaced by its hash.
+UserKey = UUID | str | bytes
+
+
+def key_of(line: Line) -> UserKey:
+    """How the line refers to its user. Empty if it has none."""
+    key = line.user_id or line.user or ""
+    return key if isinstance(key, UUID) or len(key) <= KEPT_LENGTH else sha256(key.encode()).digest()
 
 
 class LineUser(NamedTuple):
@@ -131,10 +137,10 @@ class LineUsers:
 
     def __getitem__(self, line: Line) -> UUID | None:
         """The user of a line. None if it has none, or only the id of a deleted account."""
-        return self._ids.get(line.user_id or line.user or "")
+        return self._ids.get(key_of(line))
 
     def find(self, key: UserKey) -> UUID | None:
-        """The user of this id or nickname, as far as lines have referred to it."""
+        """The user of this key, as far as lines have referred to it."""
         return self._ids.get(key)
 
     async def find_or_create(self, executor: Executor, lines: Iterable[AnyLine]) -> list[LineUser]:
@@ -173,7 +179,7 @@ class LineUsers:
             elif line.user is None:
                 ids.add(line.user_id)
             else:
-                key = line.user_id or line.user
+                key = key_of(line)
                 if key not in users and self.find(key) is None:
                     id = line.user_id or derive_user_id(line.user)
                     account = UserLine(at=line.at, id=id, user=line.user, email=f"{id.hex}@{NO_EMAIL}")
