@@ -49,7 +49,7 @@ async def test_import_ends_with_all_members_of_all_rooms_having_read_everything(
 async def test_count_as_read_never_lowers_a_read_mark(pool: Pool, hub: Hub, ada: User) -> None:
     await load(pool, message_lines(*map(str, range(9))))
     room_id = derive_room_id("#chat")
-    await count_as_read(pool, {room_id: 4})
+    await count_as_read(pool, {room_id: 4}, {})
     assert await pool.fetch_all(SEQS) == [(10, 10)]
 
 
@@ -77,3 +77,20 @@ async def test_live_message_stays_unread_when_its_file_is_imported_again(pool: P
     await load(pool, file + message_lines("elsewhere", room="another"))
     rooms = {summary.room.name: summary.unread for summary in (await hub.rooms.list_for(ada.id)).items}
     assert rooms == {"#chat": 1, "another": 0}
+
+
+async def test_messages_marked_as_unread_stay_unread_when_a_grown_file_is_imported(
+    pool: Pool, hub: Hub, ada: User
+) -> None:
+    file = line("join", user="bob") + line("join", user="eve") + message_lines(*map(str, range(9)))
+    await load(pool, file)
+    room_id = derive_room_id("#chat")
+    bob, eve = [await hub.users.find_by_username(name) for name in ("bob", "eve")]
+    assert bob is not None
+    assert eve is not None
+    await hub.receipts.mark_unread(room_id, bob.id, from_seq=1)
+    await hub.room_users.add(room_id, (await hub.users.upsert(external_id="7", username="new")).id)
+    before = await hub.room_users.get(room_id, bob.id)
+    await load(pool, file + message_lines("one more"))
+    assert await hub.room_users.get(room_id, bob.id) == before
+    assert (await hub.room_users.get(room_id, eve.id)).last_read_seq == (await hub.rooms.get(room_id)).last_seq

@@ -371,7 +371,7 @@ class Import:
         state.renamed += renamed[: REPORTED - len(state.renamed)]
 
 
-# Imported entries count as read, for the members who have read nothing in the room.
+# Imported entries count as read, for the members who have read nothing in the room and had nothing unread there.
 
 ROOMS_PER_STEP: Final = 100
 MEMBERS_PER_STEP: Final = 1_000
@@ -383,19 +383,37 @@ HEADS = Statement(
     "SELECT id, last_seq FROM rooms WHERE id = ANY($1::uuid[])",
 )
 
+NEWEST_MESSAGES = Statement(
+    "history.newest_messages",
+    lambda room_id, seq: (room_id, seq),
+    """
+    SELECT head.room_id, newest.seq
+    FROM unnest($1::uuid[], $2::bigint[]) AS head (room_id, seq)
+    CROSS JOIN LATERAL (
+        SELECT messages.seq
+        FROM messages
+        WHERE messages.room_id = head.room_id
+            AND messages.seq <= head.seq
+        ORDER BY messages.seq DESC
+        LIMIT 1
+    ) AS newest
+    """,
+)
+
 # A table that was just filled has no statistics, and in a room that seems small each step would sort all members:
 # with 300,000 of them that takes 137 ms per step instead of 14, and more with more.
 DISABLE_SORT = Statement("history.disable_sort", str, "SELECT set_config('enable_sort', 'off', true)")
 
-# Members who have read something in the room are left alone, so messages that they marked as unread since stay
-# unread. They are locked in one order, since two imports may end at the same time.
+# Members who have read something in the room are left alone, and those whose read mark is before `least`. So
+# messages that they marked as unread since stay unread. They are locked in one order, since two imports may end at
+# the same time.
 COUNT_AS_READ = Statement(
     "history.count_as_read",
     lambda room_id, user_id: (room_id, user_id),
     """
     WITH page AS MATERIALIZED (
-        SELECT head.room_id, head.seq, member.user_id
-        FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS head (room_id, seq, after)
+        SELECT head.room_id, head.seq, head.least, member.user_id
+        FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $5::bigint[]) AS head (room_id, seq, after, least)
         CROSS JOIN LATERAL (
             SELECT user_id
             FROM room_users
@@ -413,6 +431,7 @@ COUNT_AS_READ = Statement(
             AND room_users.user_id = page.user_id
             AND room_users.last_read_message_id IS NULL
             AND room_users.last_read_seq < page.seq
+            AND room_users.last_read_seq >= page.least
     )
     SELECT DISTINCT ON (room_id) room_id, user_id
     FROM page
@@ -421,8 +440,8 @@ COUNT_AS_READ = Statement(
 )
 
 
-async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
-    """All entries up to these seqs count as read, by room.
+async def count_as_read(pool: Pool, heads: Mapping[UUID, int], least: Mapping[UUID, int]) -> None:
+    """All entries up to these seqs count as read, by room, for members who have read up to the `least` seq.
 
     Each step is a transaction, which locks few members. All of it may be repeated if it was interrupted.
     """
@@ -432,10 +451,11 @@ async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
         after = dict.fromkeys(seqs, UUID(int=0))
         while after:
             wanted = [seqs[room_id] for room_id in after]
+            read = [least.get(room_id, 0) for room_id in after]
             async with pool.transaction() as step:
                 await step.fetch_one(DISABLE_SORT)
                 last = await step.fetch_all(
-                    COUNT_AS_READ, list(after), wanted, list(after.values()), MEMBERS_PER_STEP
+                    COUNT_AS_READ, list(after), wanted, list(after.values()), MEMBERS_PER_STEP, read
                 )
             after = dict(last)
 
@@ -449,6 +469,7 @@ class ImportedHeads:
     def __init__(self) -> None:
         self._named: set[UUID] = set()
         self._heads: dict[UUID, int] = {}
+        self._starts: dict[UUID, int] = {}  # the heads before this run
         self._before: Checkpoint | None = None
 
     def advance(self, batch: Batch, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
@@ -458,15 +479,23 @@ class ImportedHeads:
         }
         if before is not None:
             self._before = before
-        self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
+        for room in rooms:
+            if room.has_grown:
+                self._starts.setdefault(room.id, room.start_seq)
+                if room.id in self._named:
+                    self._heads[room.id] = room.last_seq
 
     async def store(self, pool: Pool, end: Checkpoint) -> None:
         """Have everything in the file count as read, once for each end that the file had."""
-        if self._before is not None and not await self._is_done(pool, self._before):
+        is_stopped_run = self._before is not None and not await self._is_done(pool, self._before)
+        if is_stopped_run:
             unknown = self._named - self._heads.keys()  # a stopped run did not record how far it brought these
             self._heads |= dict(await pool.fetch_all(HEADS, unknown))
         if not await self._is_done(pool, end):
-            await count_as_read(pool, self._heads)
+            # The members whom a stopped run has added may have unread messages of that run.
+            starts = {} if is_stopped_run else {room_id: self._starts[room_id] for room_id in self._heads}
+            newest = await pool.fetch_all(NEWEST_MESSAGES, list(starts), list(starts.values()))
+            await count_as_read(pool, self._heads, dict(newest))
             done = end.counted_as_read()
             await pool.execute(SAVE_CHECKPOINT, done.digest, done.lines)
 
