@@ -412,8 +412,8 @@ class Changes:
 
     def _published(self, published: asyncio.Future[list[ReplyOrError]]) -> None:
         # A node of a cluster counts its own subscribers only.
-        nobody = None if self._connection.is_cluster else [0]
-        if published.cancelled() or published.exception() is not None or published.result() == nobody:
+        no_subscriber = None if self._connection.is_cluster else [0]
+        if published.cancelled() or published.exception() is not None or published.result() == no_subscriber:
             self._next_announcement = asyncio.get_running_loop().time() + IDLE_ANNOUNCE_SECONDS
 
     def _close(self) -> None:
