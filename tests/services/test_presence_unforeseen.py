@@ -192,7 +192,7 @@ class LostRedis:
 
 
 @pytest.mark.parametrize("is_exit", [False, True], ids=["enter", "exit"])
-async def test_nobody_waits_for_a_turn_of_their_bucket_once_redis_is_lost(
+async def test_no_caller_waits_for_its_turn_once_redis_is_lost(
     monkeypatch: pytest.MonkeyPatch, is_exit: bool
 ) -> None:
     """A frozen server is noticed by the first script. Each further one would wait for a connection."""
