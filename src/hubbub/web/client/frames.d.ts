@@ -500,7 +500,7 @@ export interface RoomList {
 /**
  * A room as one of its members sees it in a list.
  *
- * `unread` counts messages of other users after the watermark among the newest 5,000, up to the cap of the call.
+ * `unread` counts messages of other users after the read mark among the newest 5,000, up to the cap of the call.
  * `partner_id` is the other user of a direct room. `last_message` is the newest that is not deleted. `active_at`
  * orders the list: when the newest message came, deleted or not, or the member joined. `cursor` is that of
  * `last_message`, from which `hub.follow` goes on, and null without one.
@@ -586,7 +586,7 @@ export interface ReaderPage {
   readonly users: readonly PublicUser[];
 }
 
-/** A member has read a message. `read_at` is null where the room stores only watermarks (large rooms). */
+/** A member has read a message. `read_at` is null where the room stores only read marks (large rooms). */
 export interface ReadReceipt {
   readonly message_id: string;
   readonly user_id: string;
