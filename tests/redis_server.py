@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
+from hubbub.redis import Connection
 from hubbub.settings import RedisSettings
 from ports import free_port
+from waiting import HANGS_AFTER_SECONDS, until
 
 PASSWORD = "of-the-tests"
 START_SECONDS = 20
@@ -115,3 +118,12 @@ class Server:
         if process is not None:
             process.send_signal(number)
             process.wait(timeout=START_SECONDS)
+
+
+async def check_usable(connection: Connection) -> None:
+    """Check that the connection starts, serves a command and closes."""
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await connection.start()
+        await until(lambda: connection.connected)
+        assert await connection.execute("PING", deadline_seconds=HANGS_AFTER_SECONDS) == b"PONG"
+        await connection.close()

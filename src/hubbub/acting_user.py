@@ -411,7 +411,8 @@ class UserPresence:
 
 
 class ActingUser:
-    """The operations of a hub as one user. Its parts are those of the hub, without `as_user`, `by` and the like.
+    """The operations of a hub as one user. Its parts are those of the hub, without the arguments that name a user
+    who acts.
 
     It does no I/O and holds no connection, so make one per request. All other operations are for the application
     only.

@@ -140,7 +140,10 @@ class Unavailable(HubbubError):
 
 @contextmanager
 def once_committed() -> Iterator[None]:
-    """An `Unavailable` of this block has an unknown outcome: an earlier step of the same call is committed."""
+    """An `Unavailable` of this block has an unknown outcome.
+
+    For a call of which an earlier step is committed, or an earlier attempt may be.
+    """
     try:
         yield
     except Unavailable as failure:

@@ -289,9 +289,9 @@ class Repository:
         if marks := self._waiting_marks():
             await marks.settle(room_id=room_id, user_id=user_id, deadline=deadline)
 
-    def _after_step(self) -> AbstractContextManager[None]:
-        """For what follows a step of the call, which is committed unless this is a transaction."""
-        return nullcontext() if isinstance(self._executor, OpenTransaction) else once_committed()
+    def _after_steps(self, done: int) -> AbstractContextManager[None]:
+        """For what follows so many steps of the call. They are committed, except in a transaction."""
+        return nullcontext() if not done or isinstance(self._executor, OpenTransaction) else once_committed()
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

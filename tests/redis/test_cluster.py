@@ -23,7 +23,7 @@ from hubbub.redis.connector import ClusterConnector, slot_of
 from hubbub.redis.replies import as_bytes
 from hubbub.services.sessions import SessionService, find_ended, key_of, tag_of
 from hubbub.testing import empty
-from redis_server import Server
+from redis_server import Server, check_usable
 from redis_topologies import Cluster
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
@@ -82,12 +82,7 @@ async def test_first_node_that_closes_while_the_second_is_tried_is_not_used(
         return transport, reader
 
     monkeypatch.setattr(ClusterConnector, "_connect_to_next", connect_once)
-    connection = Connection(shared_cluster.settings)
-    async with asyncio.timeout(HANGS_AFTER_SECONDS):
-        await connection.start()
-        await until(lambda: connection.connected)
-        assert await connection.execute("PING", deadline_seconds=HANGS_AFTER_SECONDS) == b"PONG"
-        await connection.close()
+    await check_usable(Connection(shared_cluster.settings))
     assert len(opened) == 3
 
 

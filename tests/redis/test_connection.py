@@ -21,9 +21,9 @@ from hubbub.redis.connection import INCOMPLETE, Opened, RespProtocol, connect, p
 from hubbub.redis.connector import ServerConnector
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
-from redis_server import PASSWORD, Server
+from redis_server import PASSWORD, Server, check_usable
 from reports import reports
-from waiting import HANGS_AFTER_SECONDS, until
+from waiting import until
 
 
 class Recorder(RespProtocol):
@@ -69,12 +69,7 @@ async def test_connection_that_ends_with_the_login_is_replaced(
         return transport, reader
 
     monkeypatch.setattr(ServerConnector, "connect", lose_the_first)
-    connection = Connection(server.settings)
-    async with asyncio.timeout(HANGS_AFTER_SECONDS):
-        await connection.start()
-        await until(lambda: connection.connected)
-        assert await connection.execute("PING", deadline_seconds=HANGS_AFTER_SECONDS) == b"PONG"
-        await connection.close()
+    await check_usable(Connection(server.settings))
     assert len(opened) == 2
 
 

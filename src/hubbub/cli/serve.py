@@ -36,8 +36,8 @@ def serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
     """Serve clients by WebSocket and HTTP (docs/protocol.md) until a signal.
 
     The clients have sessions that the application creates by `hub.sessions.create_session`. With a HUBBUB_SECRET
-    of at least 32 bytes in the environment they may also use signed tokens. GET /health returns 200
-    while PostgreSQL answers, otherwise 503: Redis may be down. Run one process per core behind a proxy that
+    of at least 32 bytes in the environment they may also use signed tokens. GET /health returns 200 while
+    PostgreSQL answers, also without Redis, and otherwise 503. Run one process per core behind a proxy that
     terminates TLS.
     """
     from hubbub.web.serving import new_event_loop  # noqa: PLC0415 - with the extra `web` only

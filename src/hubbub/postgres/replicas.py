@@ -184,7 +184,7 @@ class Replicas:
                 replica.leave()
             else:
                 if found is not None:
-                    self._reached(room_id, found[0])
+                    self.received(room_id, found[0])
                     return found[1]
         mark = self._seqs.get(room_id)
         if not isinstance(mark, _Unknown):
@@ -227,16 +227,13 @@ class Replicas:
     def _sent(self, change: MessagesSent) -> None:
         self._changed = now()
         for message in change.messages:
-            self._reached(message.room_id, message.seq)
-
-    def received(self, room_id: UUID, seq: int) -> None:
-        """This process has received the log of a room up to this seq, and follows it no longer."""
-        self._reached(room_id, seq)
+            self.received(message.room_id, message.seq)
 
     def _known_seq(self, room_id: UUID) -> int | _Unknown:
         return self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
 
-    def _reached(self, room_id: UUID, seq: int) -> None:
+    def received(self, room_id: UUID, seq: int) -> None:
+        """This process has received the log of a room up to this seq. Reads of the room have it from now on."""
         known = self._known_seq(room_id)
         if isinstance(known, _Unknown):
             known.least = max(known.least, seq)
@@ -268,7 +265,7 @@ class Replicas:
         if self._seqs.get(room_id) is mark:
             self._seqs[room_id] = max(head.last_seq, mark.least)
         else:
-            self._reached(room_id, head.last_seq)
+            self.received(room_id, head.last_seq)
 
     async def _measure(self) -> float:
         asked = now()

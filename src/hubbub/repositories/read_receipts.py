@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
@@ -287,19 +286,18 @@ class ReadReceipts(Repository, Renamed):
         """
         from_seq = inputs.seq("from_seq", from_seq, least=1)
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        deadline, read_seq = self._executor.deadline(), from_seq
+        deadline, read_seq, steps = self._executor.deadline(), from_seq, 0
         await self._check_not_locked((room_id, user_id))
         # A mark that comes later would undo this.
         await self._settle_marks(room_id=room_id, user_id=user_id, deadline=deadline)
-        previous_step: AbstractContextManager[None] = nullcontext()
         while read_seq >= from_seq:
-            with previous_step:
+            with self._after_steps(steps):
                 found = await self._executor.fetch_one(
                     self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
                 )
             read_seq = self._reported(require(found, NotAMember, room_id, user_id), is_back=True)
             self._executor.note_locked((room_id, user_id))
-            previous_step = self._after_step()
+            steps += 1
         return read_seq
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -363,7 +363,7 @@ class RoomUsers(Repository):
         joined: list[RoomUser] = []
         for number, step in enumerate(steps):
             add_step = partial(self._add_step, room_id, step, role)
-            with self._after_step() if number else nullcontext():
+            with self._after_steps(number):
                 joined += await self._change_alone(add_step, key=room_id, deadline=deadline)
         return joined
 

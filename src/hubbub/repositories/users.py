@@ -237,7 +237,7 @@ class Users(Repository):
         """The user of a change, which where rooms are distributed does not read the presence."""
         if not self._executor.is_distributed:
             return user
-        with self._after_step():
+        with self._after_steps(1):
             return await self._executor.fetch_one(self._GET, user.id) or user
 
     _GET = by_id(User, "users")

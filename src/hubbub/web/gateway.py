@@ -38,7 +38,7 @@ BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands
 
 ENDING_SECONDS: Final = 1.0
 """How often the gateway looks whether its server is about to end. Open streams keep it from ending until then."""
-PING_SECONDS: Final = 25
+PING_FRAME_SECONDS: Final = 25
 """Proxies close connections that are silent for a minute, and some sooner. Each ping costs a client a wake-up."""
 SPREAD_SECONDS: Final = 15
 """Spreads the logins of 2,000 clients, which take about two seconds of a processor (docs/performance.md)."""
@@ -85,7 +85,7 @@ class Gateway:
         authorize: Authorize | None = None,
         before_send: Iterable[BeforeSend] = (),
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
-        ping_seconds: float = PING_SECONDS,
+        ping_seconds: float = PING_FRAME_SECONDS,
         spread_seconds: float = SPREAD_SECONDS,
         who: Authenticate | None = None,
         may: Authorize | None = None,

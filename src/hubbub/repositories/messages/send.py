@@ -13,7 +13,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from hubbub import inputs
-from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
+from hubbub.errors import Conflict, Invalid, NotAMember, once_committed
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import NOT_SUPPORTED, Executor, FastUUID, Statement, as_fast_uuid
 from hubbub.repository import longest_lock_wait
@@ -203,14 +203,12 @@ async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, dea
 
     Raises: Unavailable (with `outcome_unknown`, because this very call may have made the earlier attempt).
     """
-    try:
-        ids = [draft.id for draft in drafts]
+    ids = [draft.id for draft in drafts]
+    with once_committed():
         if executor.is_distributed:
             found = await executor.fetch_all(EARLIER_SENDS_IN_ROOM, ids, drafts[0].room_id, deadline=deadline)
         else:
             found = await executor.fetch_all(EARLIER_SENDS, ids, deadline=deadline)
-    except Unavailable as failure:
-        raise failure.with_unknown_outcome() from failure
     earlier = {message.id: message for message in found}
     return {draft.id: _same_or_conflict(draft, earlier[draft.id]) for draft in drafts if draft.id in earlier}
 
